@@ -1,0 +1,83 @@
+"""What a question gives back: the answer, its sources, what it cost. Plain data."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stretch of a document that the answer was refilled from.
+
+    Attributes:
+        document: the document's id.
+        start: first character.
+        end: one past the last character.
+        text: `document.text[start:end]`.
+        score: how strongly the question chose it; higher is better, comparable within one answer only.
+    """
+
+    document: str
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one answer.
+
+    Attributes:
+        prompt_tokens: question and template, read for this answer.
+        cached_tokens: cache slots that the answer was decoded on (prefix, L1, refilled, tail).
+        refilled_tokens: exact document tokens refilled from L2.
+        generated_tokens: tokens of the answer.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    refilled_tokens: int
+    generated_tokens: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of one answer.
+
+    Attributes:
+        construct_s: reading the documents; paid once, before the first question.
+        select_s: question to chosen blocks.
+        refill_s: chosen blocks to the working cache.
+        first_token_s: from asking to the first token of the answer.
+        decode_s: the tokens after the first.
+    """
+
+    construct_s: float
+    select_s: float
+    refill_s: float
+    first_token_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question.
+
+    Attributes:
+        text: the answer.
+        sources: where it stands, best first; neighbouring blocks are merged.
+        usage: tokens.
+        timings: seconds.
+        scope: "passages" when the question pointed somewhere, "document" when it asked about the whole and the
+            refilled passages are a sample spread over it.
+    """
+
+    text: str
+    sources: tuple[Source, ...]
+    usage: Usage
+    timings: Timings
+    scope: str = "passages"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return asdict(self)

@@ -1,0 +1,88 @@
+"""The bi-layer KV cache of one document: tensors and their shapes; knows neither the model nor how they came to be.
+
+All keys are un-rotated (see rope.py). L1 and the prefix live on the model's device, L2 in host memory.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class KV:
+    """Keys and values of some slots over all layers: each `[L, Hkv, T, D]`, keys un-rotated."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __len__(self) -> int:
+        return int(self.keys.shape[-2])
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes held by the tensors."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def slots(self, start: int, stop: int) -> "KV":
+        """View of slots `start <= t < stop`."""
+        return KV(self.keys[:, :, start:stop], self.values[:, :, start:stop])
+
+    @staticmethod
+    def cat(parts: "list[KV]") -> "KV":
+        """The parts one after another."""
+        return KV(torch.cat([p.keys for p in parts], dim=2), torch.cat([p.values for p in parts], dim=2))
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What content-free questions attend to in one document.
+
+    Attributes:
+        scores: `[M * l]` float32, their mean score of each token.
+        peaks: for each of them, how far its best passage stands out when it is left out of the mean.
+    """
+
+    scores: Tensor
+    peaks: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BiLayerCache:
+    """One document's cache. Never changed after construction.
+
+    Attributes:
+        interval: `l`.
+        n_tokens: `N`, document tokens, tail included.
+        prefix: the template before the document.
+        l1: `M` entries, on the device.
+        l2: `[M, L, 2, Hkv, l, D]`, in host memory: one block is one contiguous run.
+        tail: the last `N mod l` tokens, kept raw.
+        head_keys: `[G, M * l, D]` un-rotated keys of the retrieval heads at full resolution, on the device; one row
+            per distinct (layer, kv head). Empty (`G = 0`) for a model without calibrated heads.
+        prior: computed once, after the document has been read.
+    """
+
+    interval: int
+    n_tokens: int
+    prefix: KV
+    l1: KV
+    l2: Tensor
+    tail: KV
+    head_keys: Tensor
+    prior: Prior | None = None
+
+    @property
+    def n_blocks(self) -> int:
+        """`M`, blocks (and L1 entries)."""
+        return len(self.l1)
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes that stay on the model's device."""
+        return self.prefix.n_bytes + self.l1.n_bytes + self.tail.n_bytes + self.head_keys.nbytes
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of L2."""
+        return self.l2.nbytes

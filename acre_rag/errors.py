@@ -1,0 +1,43 @@
+"""Every error a user can meet. Each message names the cause and the remedy; this file knows nothing else."""
+
+
+class AcreError(ValueError):
+    """Base of all errors that a user can cause and mend."""
+
+
+class ConfigError(AcreError):
+    """An option is out of range, or options contradict each other."""
+
+
+class DocumentError(AcreError):
+    """A document cannot be read: missing, empty, binary, or of an unknown format."""
+
+
+class CapacityError(AcreError):
+    """A document or question does not fit the window; the message states both numbers."""
+
+
+class ModelError(AcreError):
+    """A model cannot be found or loaded."""
+
+
+class UnsupportedModelError(ModelError):
+    """A model loads, but its attention cannot be split into two layers of cache; the message says why."""
+
+
+class AdapterError(AcreError):
+    """A learned-L1 adapter or checkpoint is damaged, has left-over tensors, or belongs to another model."""
+
+
+class CalibrationError(AcreError):
+    """Retrieval heads cannot be found, or a heads file does not fit the model."""
+
+
+class MissingExtraError(AcreError):
+    """An optional dependency is needed; the message gives the install command."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed. "
+            f"Install it with: pip install 'acre-rag[{extra}]'"
+        )

@@ -1,0 +1,240 @@
+"""Decode and stream with the stock model on an ordinary cache; knows nothing of documents or blocks."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers.generation.streamers import BaseStreamer
+
+from acre_rag.cache import KV
+from acre_rag.errors import ConfigError
+from acre_rag.models import Decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """How answers are decoded.
+
+    Attributes:
+        max_new_tokens: most tokens of an answer.
+        temperature: 0 decodes greedily; higher samples.
+        top_p: nucleus of the samples.
+        top_k: most candidates of a sample; 0 for all.
+        stop: strings that end an answer (left out of it).
+        seed: makes sampling repeatable.
+
+    Raises:
+        ConfigError: out of range.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every option."""
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens={self.max_new_tokens} must be 1 or more.")
+        if self.temperature < 0:
+            raise ConfigError(f"temperature={self.temperature} must be 0 (greedy) or more.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p={self.top_p} must be above 0 and at most 1.")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k={self.top_k} must be 0 (all) or more.")
+        if any(not stop for stop in self.stop):
+            raise ConfigError("A stop string is empty; leave it out.")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One decoded answer.
+
+    Attributes:
+        text: the answer, without special tokens and stop strings.
+        n_tokens: tokens generated.
+        first_token_s: seconds from the call to the first token.
+        total_s: seconds of the whole call.
+    """
+
+    text: str
+    n_tokens: int
+    first_token_s: float
+    total_s: float
+
+
+def decode(
+    decoder: Decoder,
+    slots: Sequence[KV],
+    question_ids: Sequence[Tensor],
+    settings: GenerationSettings,
+    *,
+    streamer: BaseStreamer | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> list[Generated]:
+    """Answer one or several questions, each on its own working cache, as one batch.
+
+    Args:
+        decoder: the model.
+        slots: rotated working cache of each question; lengths may differ (shorter ones are padded on the left).
+        question_ids: `[T_b]` of each question.
+        settings: how to decode.
+        streamer: transformers streamer; only with a single question.
+        cancelled: asked after every token; true stops all.
+    """
+    clock = _Clock(cancelled)
+    options = _options(decoder, settings)
+    cache, input_ids, mask = _padded_batch(
+        slots, question_ids, pad_id=options["pad_token_id"], device=decoder.device
+    )
+    with torch.random.fork_rng(enabled=settings.seed is not None), torch.inference_mode():
+        if settings.seed is not None:
+            torch.manual_seed(settings.seed)
+        output = decoder.model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            stopping_criteria=StoppingCriteriaList([clock]),
+            streamer=streamer,
+            **options,
+        )
+    new = output[:, input_ids.shape[1] :]
+    return [clock.result(*_answer_text(decoder, row, settings.stop)) for row in new]
+
+
+def stream(
+    decoder: Decoder, slots: KV, question_ids: Tensor, settings: GenerationSettings
+) -> Iterator[str | Generated]:
+    """Pieces of one answer as they are decoded, then the `Generated` whole.
+
+    Closing the iterator stops the model at the next token. Errors of the model are raised here.
+    """
+    stop_now = threading.Event()
+    streamer = TextIteratorStreamer(decoder.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    outcome: list[Generated | BaseException] = []
+
+    def work() -> None:
+        try:
+            outcome.extend(
+                decode(
+                    decoder, [slots], [question_ids], settings, streamer=streamer, cancelled=stop_now.is_set
+                )
+            )
+        except BaseException as error:  # handed to the caller's thread below
+            outcome.append(error)
+        finally:
+            streamer.end()
+
+    worker = threading.Thread(target=work, name="acre-decode", daemon=True)
+    worker.start()
+    try:
+        yield from _without_stop(streamer, settings.stop)
+        worker.join()
+        result = outcome[0]
+        if isinstance(result, BaseException):
+            raise result
+        yield result
+    finally:
+        stop_now.set()
+        worker.join()
+
+
+def _without_stop(pieces: Iterator[str], stops: tuple[str, ...]) -> Iterator[str]:
+    """Pass text on, holding back what may be the beginning of a stop string."""
+    held = ""
+    longest = max((len(stop) for stop in stops), default=1)
+    for piece in pieces:
+        held += piece
+        cut = _find_stop(held, stops)
+        if cut is not None:
+            yield held[:cut]
+            return
+        if (safe := len(held) - longest + 1) > 0:
+            yield held[:safe]
+            held = held[safe:]
+    if held:
+        yield held
+
+
+def _find_stop(text: str, stops: tuple[str, ...]) -> int | None:
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return min(places, default=None)
+
+
+class _Clock(StoppingCriteria):
+    """Notes when the first token came, and stops when cancelled."""
+
+    def __init__(self, cancelled: Callable[[], bool] | None) -> None:
+        self._start = perf_counter()
+        self._first: float | None = None
+        self._cancelled = cancelled or (lambda: False)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        if self._first is None:
+            self._first = perf_counter() - self._start
+        return torch.full((len(input_ids),), self._cancelled(), dtype=torch.bool, device=input_ids.device)
+
+    def result(self, text: str, n_tokens: int) -> Generated:
+        total = perf_counter() - self._start
+        return Generated(text, n_tokens, self._first if self._first is not None else total, total)
+
+
+def _options(decoder: Decoder, settings: GenerationSettings) -> dict[str, Any]:
+    tokenizer = decoder.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    options: dict[str, Any] = {
+        "max_new_tokens": settings.max_new_tokens,
+        "pad_token_id": 0 if pad is None else pad,
+        "do_sample": settings.temperature > 0,
+        # The model's own generation file may set these; an unset option must mean what the docstring says.
+        "temperature": settings.temperature or None,
+        "top_p": settings.top_p if settings.temperature else None,
+        "top_k": settings.top_k if settings.temperature else None,
+    }
+    if settings.stop:
+        options |= {"stop_strings": list(settings.stop), "tokenizer": tokenizer}
+    return options
+
+
+def _padded_batch(
+    slots: Sequence[KV], question_ids: Sequence[Tensor], *, pad_id: int, device: torch.device
+) -> tuple[DynamicCache, Tensor, Tensor]:
+    """One cache, one id matrix and one mask for all rows; shorter ones are padded on the left, and the mask hides it.
+
+    Positions count unmasked slots only, so padding between cache and question does not move the question.
+    """
+    longest = max(len(each) for each in slots)
+    longest_question = max(len(ids) for ids in question_ids)
+    cache = DynamicCache()
+    for layer in range(len(slots[0].keys)):
+        keys = torch.stack([_pad_left(each.keys[layer], longest) for each in slots])
+        values = torch.stack([_pad_left(each.values[layer], longest) for each in slots])
+        cache.update(keys, values, layer)
+    ids = torch.full((len(slots), longest_question), pad_id, device=device)
+    mask = torch.zeros(len(slots), longest + longest_question, dtype=torch.long, device=device)
+    for row, (each, question) in enumerate(zip(slots, question_ids, strict=True)):
+        ids[row, longest_question - len(question) :] = question
+        mask[row, longest - len(each) : longest] = 1
+        mask[row, longest + longest_question - len(question) :] = 1
+    return cache, ids, mask
+
+
+def _pad_left(x: Tensor, length: int) -> Tensor:
+    """`[Hkv, T, D]` to `[Hkv, length, D]`."""
+    return torch.nn.functional.pad(x, (0, 0, length - x.shape[-2], 0))
+
+
+def _answer_text(decoder: Decoder, row: Tensor, stops: tuple[str, ...]) -> tuple[str, int]:
+    ids = row.tolist()
+    special = set(decoder.tokenizer.all_special_ids)
+    ended = next((i for i, token in enumerate(ids) if token in special), len(ids))
+    text = str(decoder.tokenizer.decode(ids[:ended], skip_special_tokens=True))
+    cut = _find_stop(text, stops)
+    return (text if cut is None else text[:cut]).strip(), min(len(ids), ended + 1)

@@ -1,0 +1,95 @@
+"""Prompt templates: what stands before the document, and what asks the question after it; knows no tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from acre_rag.errors import ConfigError
+
+_DOCUMENT = "\ue000document\ue000"  # private-use characters: no document or question holds them
+_QUESTION = "\ue000question\ue000"
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A task: how a document is introduced and a question put.
+
+    Attributes:
+        before: text before the document; it is read once and cached with it.
+        after: text after the document, with `{question}` in it.
+        system: system message; `None` leaves the model's own.
+    """
+
+    before: str
+    after: str
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        """A template without a place for the question would ask nothing."""
+        if "{question}" not in self.after:
+            raise ConfigError("A prompt template needs '{question}' in its text after the document.")
+
+
+ANSWER = PromptTemplate(
+    before="Read the following text carefully.\n\n",
+    after="\n\nUse the text above to answer the question. Be brief and precise.\n\nQuestion: {question}",
+)
+"""Default: an answer in a sentence or two."""
+
+SHORT_ANSWER = PromptTemplate(
+    before="Read the following text carefully.\n\n",
+    after="\n\nAnswer the question from the text above with a few words only, without explanation.\n\n"
+    "Question: {question}",
+)
+"""A few words, as token-F1 evaluation expects."""
+
+WHOLE_DOCUMENT_QUESTIONS = (
+    "What is this text about?",
+    "What is the main topic?",
+    "Can you summarize it?",
+    "What happens in it?",
+    "What does the text say?",
+    "Who wrote this, and why?",
+    "What should I know about it?",
+    "What are the most important points?",
+    "Give me an overview.",
+    "What kind of document is this?",
+)
+"""Content-free questions: what they attend to is the prior, taken off every real question's scores."""
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """A template in a model's own chat format: `prefix + document + ask(question)`."""
+
+    prefix: str
+    _before_question: str
+    _after_question: str
+
+    def ask(self, question: str) -> tuple[str, int, int]:
+        """Text after the document, and the characters `start <= c < stop` of the question's own words in it."""
+        start = len(self._before_question)
+        return f"{self._before_question}{question}{self._after_question}", start, start + len(question)
+
+
+def render(template: PromptTemplate, tokenizer: Any) -> RenderedPrompt:
+    """Put a template into the chat format of a tokenizer; plain text for a model that has none."""
+    user = f"{template.before}{_DOCUMENT}{template.after.replace('{question}', _QUESTION)}"
+    if getattr(tokenizer, "chat_template", None):
+        messages = [{"role": "user", "content": user}]
+        if template.system is not None:
+            messages.insert(0, {"role": "system", "content": template.system})
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    else:
+        system = f"{template.system}\n\n" if template.system else ""
+        text = f"{tokenizer.bos_token or ''}{system}{user}\nAnswer:"
+    prefix, rest = _cut(text, _DOCUMENT)
+    before, after = _cut(rest, _QUESTION)
+    return RenderedPrompt(prefix, before, after)
+
+
+def _cut(text: str, mark: str) -> Sequence[str]:
+    parts = text.split(mark)
+    if len(parts) != 2:
+        raise ConfigError("The model's chat template drops or repeats the user's message; pass a template of your own.")
+    return parts

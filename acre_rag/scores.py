@@ -1,0 +1,71 @@
+"""From a question's queries to a score for each document token or block: pure functions of tensors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from acre_rag.heads import Head
+from acre_rag.rope import Rope
+
+CHUNK_TOKENS = 65_536
+"""Document tokens scored at once: bounds the memory of scoring a very long document."""
+
+
+def attention_mass(queries: Tensor, keys: Tensor, *, scaling: float, chunk: int = CHUNK_TOKENS) -> Tensor:
+    """Mean over questions tokens of `softmax(q k / sqrt(D))`, over all keys, chunk by chunk.
+
+    Args:
+        queries: `[T, D]`.
+        keys: `[N, D]`, with the same (or no) rotation.
+        scaling: factor of the logits.
+        chunk: keys per chunk.
+
+    Returns:
+        `[N]` float32, sums to one.
+    """
+    scaled = queries.float() * scaling
+    pieces = keys.split(chunk)
+    norms = torch.stack([torch.logsumexp(scaled @ piece.float().T, dim=-1) for piece in pieces])  # [n, T]
+    norm = torch.logsumexp(norms, dim=0)[:, None]
+    return torch.cat([torch.exp(scaled @ piece.float().T - norm).mean(dim=0) for piece in pieces])
+
+
+def head_scores(
+    queries: Tensor, head_keys: Tensor, *, rows: Sequence[tuple[Head, int]], scaling: float
+) -> Tensor:
+    """Weighted sum of the retrieval heads' attention over every document token, un-rotated.
+
+    Args:
+        queries: `[L, H, T, D]` un-rotated.
+        head_keys: `[G, N, D]` un-rotated.
+        rows: each head with the row of its keys.
+        scaling: factor of the logits.
+
+    Returns:
+        `[N]` float32.
+    """
+    total = torch.zeros(head_keys.shape[1], device=head_keys.device)
+    for head, row in rows:
+        total += head.weight * attention_mass(queries[head.layer, head.head], head_keys[row], scaling=scaling)
+    return total
+
+
+def pooled_scores(queries: Tensor, l1_keys: Tensor, *, scaling: float, rope: Rope | None = None) -> Tensor:
+    """Eq. 15, pooled over heads and question tokens: attention of the question over the L1 entries.
+
+    Args:
+        queries: `[L, H, T, D]` un-rotated.
+        l1_keys: `[L, Hkv, M, D]` un-rotated.
+        scaling: factor of the logits.
+        rope: rotates both as the paper does (the question stands behind the M entries); `None` scores un-rotated.
+
+    Returns:
+        `[L, M]` float32.
+    """
+    n_l1 = l1_keys.shape[2]
+    if rope is not None:
+        queries, l1_keys = rope.rotate(queries, n_l1), rope.rotate(l1_keys)
+    keys = l1_keys.repeat_interleave(queries.shape[1] // l1_keys.shape[1], dim=1)  # [L, H, M, D]
+    logits = torch.einsum("lhtd,lhmd->lhtm", queries.float() * scaling, keys.float())
+    return logits.softmax(dim=-1).mean(dim=(1, 2))

@@ -1,0 +1,352 @@
+"""Question to chosen blocks (Eq. 15-17): four strategies behind one interface; reads no L2 and decodes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from acre_rag.blocks import Run
+from acre_rag.cache import KV, Prior
+from acre_rag.config import ACREConfig
+from acre_rag.document import Document
+from acre_rag.errors import CapacityError, ConfigError
+from acre_rag.heads import RetrievalHeads
+from acre_rag.models import Decoder
+from acre_rag.question import global_view, question_queries
+from acre_rag.retrieve import Retriever, Span, bm25_retriever
+from acre_rag.scores import head_scores, pooled_scores
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question in the model's tokens.
+
+    Attributes:
+        text: the user's words.
+        ids: `[T]`, everything after the document.
+        own: the user's words in `ids`, without the template's.
+    """
+
+    text: str
+    ids: Tensor
+    own: slice
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is refilled or left as a whole: a passage, a span or a single block of one document."""
+
+    document: int
+    blocks: Run
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a question chose.
+
+    Attributes:
+        blocks: per document `[k]` block numbers, ascending; `[L, k]` where each layer chooses for itself.
+        units: chosen units with their scores, best first.
+        scope: "passages", or "document" for a question about the whole.
+        unit_scores: every unit with its score, for heat maps and diagnosis.
+    """
+
+    blocks: tuple[NDArray[np.int64], ...]
+    units: tuple[tuple[Unit, float], ...]
+    scope: str
+    unit_scores: tuple[tuple[Unit, float], ...]
+
+
+class Selector:
+    """Chooses blocks with one model.
+
+    Args:
+        decoder: the model.
+        heads: its retrieval heads; `None` falls back to pooled scores of all heads (less sharp).
+    """
+
+    def __init__(self, decoder: Decoder, heads: RetrievalHeads | None) -> None:
+        self._decoder = decoder
+        self._rows = heads.rows(decoder) if heads else []
+
+    def select(
+        self,
+        question: Question,
+        documents: Sequence[Document],
+        *,
+        config: ACREConfig,
+        budget_tokens: int,
+        retriever: Retriever = bm25_retriever,
+    ) -> Selection:
+        """Choose blocks for a question.
+
+        Args:
+            question: the question.
+            documents: documents asked.
+            config: strategy and granularity.
+            budget_tokens: most tokens that may be refilled (Eq. 17, see `refill_budget`).
+            retriever: text retriever of the "retriever" and "hybrid" strategies.
+
+        Raises:
+            ConfigError: the strategy cannot serve these documents.
+        """
+        if config.select == "paper":
+            return self._paper(question, documents, config=config, budget_tokens=budget_tokens)
+        units = _units(documents, config.granularity)
+        if config.select == "retriever":
+            return _by_retriever(question, documents, config, budget_tokens, retriever)
+        tokens = self.token_scores(question, documents)
+        scores = _unit_sums(tokens, units, documents)
+        if _about_the_whole(tokens, documents):
+            return _spread(units, scores, documents, config, budget_tokens)
+        if config.select == "hybrid":
+            spans = retriever(question.text, documents)
+            scores = _z(scores) + _z(_span_scores(spans, units, documents))
+        return _top(units, scores, documents, config, budget_tokens)
+
+    def with_prior(self, document: Document, questions: Sequence[Question]) -> Document:
+        """The document with its prior: what content-free questions attend to, computed once.
+
+        Each question's own peak is taken against the mean of the others, so the peaks tell how far a question
+        without content stands out in this document.
+        """
+        if not document.cache.n_blocks:
+            return document
+        raw = torch.stack([self._raw_scores(question, [document])[0] for question in questions])  # [n, M * l]
+        mean = raw.mean(dim=0)
+        left_out = (raw.sum(dim=0) - raw) / max(1, len(questions) - 1)
+        peaks = tuple(_peak((one - others).cpu().numpy(), document) for one, others in zip(raw, left_out, strict=True))
+        return replace(document, cache=replace(document.cache, prior=Prior(mean, peaks)))
+
+    def token_scores(self, question: Question, documents: Sequence[Document]) -> list[Scores]:
+        """Score of every blocked token of each document, the prior taken off.
+
+        Several documents share one softmax; each prior is scaled to the mass that its document received.
+        """
+        raw = self._raw_scores(question, documents)
+        results = []
+        for scores, document in zip(raw, documents, strict=True):
+            prior = document.cache.prior
+            share = 0.0 if prior is None else scores.sum() / prior.scores.sum().clamp_min(1e-12)
+            corrected = scores if prior is None else scores - share * prior.scores
+            results.append(corrected.double().cpu().numpy())
+        return results
+
+    def _queries(self, question: Question, documents: Sequence[Document]) -> Tensor:
+        view = global_view([document.cache for document in documents])
+        return question_queries(self._decoder, view, question.ids, own=question.own)
+
+    def _raw_scores(self, question: Question, documents: Sequence[Document]) -> list[Tensor]:
+        """`[M * l]` float32 for each document."""
+        queries = self._queries(question, documents)
+        caches = [document.cache for document in documents]
+        scaling = self._decoder.scaling
+        if self._rows:
+            keys = torch.cat([cache.head_keys for cache in caches], dim=1)
+            scores = head_scores(queries, keys, rows=self._rows, scaling=scaling)
+            return list(scores.split([cache.n_blocks * cache.interval for cache in caches]))
+        l1_keys = torch.cat([cache.l1.keys for cache in caches], dim=2)
+        per_block = pooled_scores(queries, l1_keys, scaling=scaling).sum(dim=0).split([c.n_blocks for c in caches])
+        return [
+            (blocks / cache.interval).repeat_interleave(cache.interval)
+            for blocks, cache in zip(per_block, caches, strict=True)
+        ]
+
+    def _paper(
+        self, question: Question, documents: Sequence[Document], *, config: ACREConfig, budget_tokens: int
+    ) -> Selection:
+        """Eq. 15-17 as written: each layer chooses its own blocks from the L1 entries."""
+        if len(documents) != 1:
+            raise ConfigError(
+                f"select='paper' chooses per layer, for one document; {len(documents)} were given. "
+                "Ask one document at a time, or use select='consensus'."
+            )
+        document = documents[0]
+        queries = self._queries(question, documents)
+        scores = pooled_scores(
+            queries, document.cache.l1.keys, scaling=self._decoder.scaling, rope=self._decoder.rope
+        )
+        per_layer = scores.double().cpu().numpy()  # [L, M]
+        units = _units(documents, config.granularity)
+        interval = document.cache.interval
+        n_refill = min(budget_tokens // interval, document.cache.n_blocks)
+        if config.granularity == "passages":
+            widest = sum(sorted((len(unit.blocks) for unit in units), reverse=True)[: config.max_passages])
+            n_refill = min(n_refill, widest)
+        rows = [_fill_exactly(units, layer, n_refill, config.granularity) for layer in per_layer]
+        blocks = np.array(rows, dtype=np.int64).reshape(len(per_layer), n_refill)
+        shared = _unit_sums([np.repeat(per_layer.mean(axis=0) / interval, interval)], units, documents)
+        counts = np.bincount(blocks.ravel(), minlength=document.cache.n_blocks) / len(per_layer)
+        ranked = [(u, float(s)) for u, s in _ranked(units, shared) if counts[u.blocks.start : u.blocks.stop].any()]
+        shown = ranked[: max(1, config.max_passages if config.granularity == "passages" else n_refill)]
+        return Selection((blocks,), tuple(shown) if n_refill else (), "passages", tuple(zip(units, shared, strict=True)))
+
+
+def refill_budget(
+    documents: Sequence[Document], *, window: int, reserved_tokens: int, config: ACREConfig
+) -> int:
+    """Eq. 17 in tokens: `min(W - M, eta)`, where `W` also has to hold the prompt, the tails and the answer.
+
+    Args:
+        documents: documents asked.
+        window: `W`.
+        reserved_tokens: question and answer.
+        config: gives `eta`.
+
+    Raises:
+        CapacityError: nothing is left; states the numbers.
+    """
+    caches = [document.cache for document in documents]
+    n_l1 = sum(cache.n_blocks for cache in caches)
+    fixed = len(caches[0].prefix) + sum(len(cache.tail) for cache in caches)
+    room = window - n_l1 - fixed - reserved_tokens
+    if room < 0:
+        raise CapacityError(
+            f"Question and answer ({reserved_tokens:,} tokens), {n_l1:,} L1 entries and {fixed:,} tokens of prompt and "
+            f"document ends need {window - room:,} places, more than window={window:,}. Ask a shorter question or "
+            "fewer documents, generate fewer tokens, or read with a larger window or interval."
+        )
+    return min(room, config.budget)
+
+
+def _units(documents: Sequence[Document], granularity: str) -> list[Unit]:
+    if granularity == "passages":
+        return [Unit(d, p.blocks) for d, document in enumerate(documents) for p in document.passages if p.blocks]
+    return [Unit(d, Run(b, b + 1)) for d, document in enumerate(documents) for b in range(document.cache.n_blocks)]
+
+
+def _unit_sums(tokens: Sequence[Scores], units: Sequence[Unit], documents: Sequence[Document]) -> Scores:
+    """Attention mass of each unit."""
+    sums = [np.concatenate([[0.0], np.cumsum(scores)]) for scores in tokens]
+    intervals = [document.cache.interval for document in documents]
+    return np.array([
+        sums[u.document][u.blocks.stop * intervals[u.document]] - sums[u.document][u.blocks.start * intervals[u.document]]
+        for u in units
+    ])
+
+
+def _peak(tokens: Scores, document: Document) -> float:
+    units = _units([document], "passages")
+    return float(_unit_sums([tokens], units, [document]).max()) if units else 0.0
+
+
+def _about_the_whole(tokens: Sequence[Scores], documents: Sequence[Document]) -> bool:
+    """Whether a question points nowhere in particular: no passage stands out more than for content-free questions."""
+    peaks = [document.cache.prior.peaks for document in documents if document.cache.prior]
+    if len(peaks) != len(documents):
+        return False
+    highest = max(_peak(scores, document) for scores, document in zip(tokens, documents, strict=True))
+    return highest <= max(float(np.median(each)) for each in peaks)
+
+
+def _ranked(units: Sequence[Unit], scores: Scores) -> list[tuple[Unit, float]]:
+    return [(units[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
+
+
+def _top(
+    units: Sequence[Unit],
+    scores: Scores,
+    documents: Sequence[Document],
+    config: ACREConfig,
+    budget_tokens: int,
+    scope: str = "passages",
+) -> Selection:
+    """Best units first, until the budget (Eq. 17) or the number of passages is reached."""
+    ranked = _ranked(units, scores)
+    most = config.max_passages if config.granularity == "passages" else len(ranked)
+    return _within_budget(ranked[:most], documents, budget_tokens, scope, tuple(zip(units, scores.tolist(), strict=True)))
+
+
+def _within_budget(
+    ranked: Sequence[tuple[Unit, float]],
+    documents: Sequence[Document],
+    budget_tokens: int,
+    scope: str,
+    unit_scores: tuple[tuple[Unit, float], ...],
+) -> Selection:
+    chosen: list[set[int]] = [set() for _ in documents]
+    used: list[tuple[Unit, float]] = []
+    left = budget_tokens
+    for unit, score in ranked:
+        interval = documents[unit.document].cache.interval
+        new = [b for b in range(unit.blocks.start, unit.blocks.stop) if b not in chosen[unit.document]]
+        new = new[: left // interval]
+        if not new:
+            continue
+        chosen[unit.document].update(new)
+        left -= len(new) * interval
+        used.append((Unit(unit.document, Run(unit.blocks.start, new[-1] + 1)), score))
+    blocks = tuple(np.array(sorted(each), dtype=np.int64) for each in chosen)
+    return Selection(blocks, tuple(used), scope, unit_scores)
+
+
+def _spread(
+    units: Sequence[Unit], scores: Scores, documents: Sequence[Document], config: ACREConfig, budget_tokens: int
+) -> Selection:
+    """A question about the whole: the opening of each document, then units spread evenly over all."""
+    most = min(len(units), config.max_passages if config.granularity == "passages" else len(units))
+    places = np.unique(np.linspace(0, len(units) - 1, num=max(most, 1)).round().astype(int)) if units else []
+    ranked = [(units[i], float(scores[i])) for i in places]
+    return _within_budget(ranked, documents, budget_tokens, "document", tuple(zip(units, scores.tolist(), strict=True)))
+
+
+def _by_retriever(
+    question: Question,
+    documents: Sequence[Document],
+    config: ACREConfig,
+    budget_tokens: int,
+    retriever: Retriever,
+) -> Selection:
+    """Blocks that cover the retriever's spans; passages widen each span to the passages that it touches."""
+    spans = retriever(question.text, documents)
+    units = _units(documents, config.granularity)
+    scores = _span_scores(spans, units, documents)
+    touched = [(unit, score) for unit, score in _ranked(units, scores) if score > scores.min(initial=0.0)]
+    if config.granularity == "passages":
+        touched = touched[: config.max_passages]
+    return _within_budget(touched, documents, budget_tokens, "passages", tuple(zip(units, scores.tolist(), strict=True)))
+
+
+def _span_scores(spans: Sequence[Span], units: Sequence[Unit], documents: Sequence[Document]) -> Scores:
+    """Best score among the spans that overlap each unit; just below the lowest one where none does."""
+    known = {document.id: d for d, document in enumerate(documents)}
+    floor = min((span.score for span in spans), default=0.0)
+    floor -= abs(floor) * 1e-6 + 1e-9
+    scores = np.full(len(units), floor)
+    by_document: list[list[int]] = [[] for _ in documents]
+    for i, unit in enumerate(units):
+        by_document[unit.document].append(i)
+    for span in spans:
+        if span.document not in known:
+            raise ConfigError(f"The retriever returned a span of {span.document!r}, which is not among the documents.")
+        covered = documents[known[span.document]].blocks_of_chars(span.start, span.end)
+        for i in by_document[known[span.document]]:
+            if units[i].blocks.start < covered.stop and covered.start < units[i].blocks.stop:
+                scores[i] = max(scores[i], span.score)
+    return scores
+
+
+def _z(scores: Scores) -> Scores:
+    spread = scores.std()
+    return (scores - scores.mean()) / spread if spread > 0 else np.zeros_like(scores)
+
+
+def _fill_exactly(units: Sequence[Unit], block_scores: Scores, n_refill: int, granularity: str) -> list[int]:
+    """Exactly `n_refill` blocks, best units first (all layers must refill the same number)."""
+    if granularity == "blocks":
+        return sorted(np.argsort(-block_scores, kind="stable")[:n_refill].tolist())
+    sums = np.array([block_scores[u.blocks.start : u.blocks.stop].sum() for u in units])
+    chosen: list[int] = []
+    for i in np.argsort(-sums, kind="stable"):
+        chosen += [b for b in range(units[i].blocks.start, units[i].blocks.stop) if b not in chosen]
+        if len(chosen) >= n_refill:
+            break
+    return sorted(chosen[:n_refill])
+
+
+__all__ = ["KV", "Question", "Selection", "Selector", "Unit", "refill_budget"]
