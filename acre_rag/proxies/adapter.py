@@ -1,2 +1,178 @@
-from typing import Any
-def load_learned(path: Any, decoder: Any) -> Any: ...
+"""Files of learned L1: one safetensors file per adapter; knows names and bytes, nothing of training or construction.
+
+A file in our format carries what it was trained on, so that it cannot be used with another model by mistake. Any
+other file is read as a checkpoint in the authors' layout (checkpoint.py).
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from acre_rag.errors import AdapterError
+from acre_rag.models import Decoder
+from acre_rag.proxies.checkpoint import load_checkpoint, not_finite, open_safetensors, parameters_from
+from acre_rag.proxies.learned import KINDS, L1Parameters, L1Projection
+
+_FAMILY = "acre-rag-adapter/"
+_FORMAT = f"{_FAMILY}1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterInfo:
+    """What an adapter file says of itself.
+
+    Attributes:
+        base_digest: `Decoder.digest` of the model that it was trained on.
+        architecture: that model's family and shape.
+        intervals: smallest and largest interval `l` of its training.
+        rank: 0 for full-rank projections (the paper).
+        biases: which of "q", "k", "v" have a bias of their own, as in "qkv".
+        facts: what training recorded: losses, data, steps.
+    """
+
+    base_digest: str
+    architecture: str
+    intervals: tuple[int, int]
+    rank: int
+    biases: str
+    facts: Mapping[str, Any]
+
+
+def save_adapter(
+    parameters: L1Parameters,
+    path: Path,
+    *,
+    decoder: Decoder,
+    intervals: tuple[int, int],
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write one adapter file; an interrupted save leaves the old file as it was.
+
+    Tensors are named "embedding" and "layers.{i}.{q,k,v}.weight" and ".bias", or ".down" and ".up" for low rank.
+
+    Args:
+        parameters: what training made.
+        path: the file; its folder is made if need be.
+        decoder: the base model.
+        intervals: smallest and largest interval `l` of the training.
+        facts: anything JSON can say, for people.
+
+    Raises:
+        AdapterError: NaN or infinity in the parameters, or the file cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parameters.state_dict().items()}
+    if bad := not_finite(tensors):
+        raise AdapterError(
+            f"Not saved: {len(bad)} tensors hold NaN or infinity ({bad[0]} is the first), so training has diverged. "
+            f"Lower the learning rate, or go back to an earlier checkpoint; {path} is as it was."
+        )
+    metadata = {
+        "format": _FORMAT,
+        "base_digest": decoder.digest,
+        "architecture": decoder.architecture,
+        "interval_min": str(intervals[0]),
+        "interval_max": str(intervals[1]),
+        "rank": str(parameters.rank),
+        "biases": _biases(parameters),
+        "facts": json.dumps(dict(facts or {})),
+    }
+    try:
+        _replace(path, tensors, metadata)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(
+            f"The adapter cannot be written to {path} ({error}). Check the free space and the permissions of its folder."
+        ) from error
+
+
+def load_learned(path: Path, decoder: Decoder) -> L1Parameters:
+    """Learned L1 from an adapter of ours, or from a checkpoint in the authors' layout.
+
+    Args:
+        path: the adapter file; a checkpoint may also be a folder.
+        decoder: the base model, the same that the adapter was trained on.
+
+    Returns:
+        Parameters in float32 on the model's device.
+
+    Raises:
+        AdapterError: missing, damaged, of an unknown version, incomplete, or for another model.
+    """
+    info = adapter_info(path)
+    if info is None:
+        return load_checkpoint(path, decoder)
+    if info.architecture != decoder.architecture:
+        raise AdapterError(
+            f"{path} was trained on {info.architecture}, but the model {decoder.name!r} is {decoder.architecture}. "
+            "Load the model that the adapter was trained on, or give an adapter of this one."
+        )
+    if info.base_digest != decoder.digest:
+        raise AdapterError(
+            f"{path} was trained on weights {info.base_digest[:12]}, but the model {decoder.name!r} has weights "
+            f"{decoder.digest[:12]} of the same shape: another fine-tune, or another quantisation. "
+            "Load the very model that the adapter was trained on, or train an adapter for this one."
+        )
+    with open_safetensors(path) as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+    return parameters_from(tensors, decoder, rank=info.rank, biased=info.biases, path=path)
+
+
+def adapter_info(path: Path) -> AdapterInfo | None:
+    """What an adapter says of itself, without reading its tensors; `None` for files that are not in our format.
+
+    Raises:
+        AdapterError: missing, damaged, or of an unknown version of our format.
+    """
+    if path.is_dir():
+        return None
+    with open_safetensors(path) as opened:
+        metadata: dict[str, str] = opened.metadata() or {}
+    version = metadata.get("format", "")
+    if not version.startswith(_FAMILY):
+        return None
+    if version != _FORMAT:
+        raise AdapterError(
+            f"{path} has format {version!r}; this version of acre-rag reads {_FORMAT!r}. "
+            "Upgrade it (pip install -U acre-rag), or train the adapter anew."
+        )
+    try:
+        return AdapterInfo(
+            base_digest=metadata["base_digest"],
+            architecture=metadata["architecture"],
+            intervals=(int(metadata["interval_min"]), int(metadata["interval_max"])),
+            rank=int(metadata["rank"]),
+            biases=metadata["biases"],
+            facts=json.loads(metadata["facts"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise AdapterError(
+            f"{path} has damaged metadata ({error!r}). Copy it again, or train the adapter anew."
+        ) from error
+
+
+def _replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write beside the old file, then put the new one in its place in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        save_file(tensors, part, metadata=metadata)
+        with part.open("rb+") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _biases(parameters: L1Parameters) -> str:
+    """Kinds whose projections have a bias: the same in every layer."""
+    first = cast(nn.ModuleDict, parameters.layers[0])
+    return "".join(
+        kind for kind in KINDS if not parameters.rank and cast(L1Projection, first[kind]).bias is not None
+    )

@@ -1,0 +1,79 @@
+"""One picture of one question: where in the document it attended, and what was refilled. Knows no models."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from acre_rag.document import Document
+from acre_rag.errors import DocumentError, MissingExtraError
+from acre_rag.select import Selection
+
+_QUIET, _CHOSEN, _EDGE = "#b9c6d3", "#d1495b", "#33415c"
+_SNIPPET_CHARS = 90
+
+
+def plot_selection(
+    question: str, selection: Selection, documents: Sequence[Document], path: Path, *, answer: str = ""
+) -> None:
+    """Draw the score of every passage over the length of each document; refilled ones stand out and are quoted.
+
+    Args:
+        question: the question.
+        selection: what it chose.
+        documents: the documents asked.
+        path: picture to write; the suffix says the format (png, svg, pdf).
+        answer: shown under the question.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        DocumentError: the picture cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "plot", "--plot") from error
+    figure = Figure(figsize=(11, 1.2 + 2.6 * len(documents)), layout="constrained")
+    axes = figure.subplots(len(documents), squeeze=False)[:, 0]
+    for index, (axis, document) in enumerate(zip(axes, documents, strict=True)):
+        _draw(axis, selection, document, index)
+    title = f"Q: {question}" + (f"\nA: {_shorten(answer, 160)}" if answer else "")
+    figure.suptitle(title.replace("$", r"\$"), fontsize=11, ha="left", x=0.02)
+    try:
+        figure.savefig(path, dpi=130)
+    except (OSError, ValueError) as error:
+        raise DocumentError(f"The picture {path} cannot be written ({error}). Use a .png, .svg or .pdf path.") from error
+
+
+def _draw(axis: Any, selection: Selection, document: Document, index: int) -> None:
+    length = max(1, len(document.text))
+    chosen = [unit.blocks for unit, _ in selection.units if unit.document == index]
+    peaks = []
+    for unit, score in selection.unit_scores:
+        if unit.document != index:
+            continue
+        start, stop = document.chars_of_blocks(unit.blocks)
+        picked = any(unit.blocks.start < run.stop and run.start < unit.blocks.stop for run in chosen)
+        picked = picked and any(abs(run.start - unit.blocks.start) <= 0 for run in chosen)
+        axis.bar(
+            100 * start / length, max(score, 0.0), width=100 * (stop - start) / length, align="edge",
+            color=_CHOSEN if picked else _QUIET, edgecolor="white", linewidth=0.3,
+        )
+        if picked:
+            peaks.append((score, 100 * (start + stop) / 2 / length, document.text[start:stop]))
+    highest = max((score for score, _, _ in peaks), default=1.0) or 1.0
+    for rank, (score, place, text) in enumerate(sorted(peaks, reverse=True)[:3]):
+        axis.annotate(
+            f"{rank + 1}. {_shorten(text, _SNIPPET_CHARS)}".replace("$", r"\$"),
+            xy=(place, max(score, 0.0)), xytext=(0.01, 0.97 - 0.1 * rank), textcoords="axes fraction",
+            fontsize=8, color=_EDGE, va="top", arrowprops={"arrowstyle": "-", "color": _CHOSEN, "alpha": 0.5},
+        )
+    axis.set_ylim(0, 1.6 * max(highest, 1e-9))
+    axis.set_xlim(0, 100)
+    axis.set_xlabel(f"position in {document.id} (%)   ·   {document.n_tokens:,} tokens   ·   red: refilled")
+    axis.set_ylabel("attention beyond\nthe prior")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _shorten(text: str, most: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
