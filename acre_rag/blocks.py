@@ -58,9 +58,7 @@ def chars_of_tokens(start: int, stop: int, offsets: NDArray[np.int64]) -> tuple[
     return int(offsets[start, 0]), int(offsets[stop - 1, 1])
 
 
-def nested_order(
-    chosen: Sequence[int], *, n_blocks: int, interval: int, l1_context: bool = True
-) -> NDArray[np.int64]:
+def nested_order(chosen: Sequence[int], *, n_blocks: int, interval: int, l1_context: bool = True) -> NDArray[np.int64]:
     """Eq. 18-19: slots of the refilled cache in nested order, each block just before its L1 entry.
 
     Args:

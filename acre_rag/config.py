@@ -42,7 +42,7 @@ class ACREConfig:
     select: Strategy = "consensus"
     granularity: Granularity = "passages"
     passage_tokens: int = 450
-    max_passages: int = 4
+    max_passages: int = 2
     l1_context: bool = True
 
     def __post_init__(self) -> None:

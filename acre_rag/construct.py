@@ -6,6 +6,7 @@ with the document. L2 goes to host memory as each stride is done.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,15 +86,20 @@ class _Reader:
         self._n_blocks = n_tokens // plan.interval
         self._n_tokens = n_tokens
         n_layers, n_kv, dim = decoder.n_layers, decoder.n_kv_heads, decoder.head_dim
-        options = {"dtype": decoder.dtype, "device": decoder.device}
-        self._l1 = KV(*(torch.empty(n_layers, n_kv, self._n_blocks, dim, **options) for _ in range(2)))
-        self._head_keys = torch.empty(len(key_heads), self._n_blocks * plan.interval, dim, **options)
+        self._l1 = KV(
+            self._empty(n_layers, n_kv, self._n_blocks, dim), self._empty(n_layers, n_kv, self._n_blocks, dim)
+        )
+        self._head_keys = self._empty(len(key_heads), self._n_blocks * plan.interval, dim)
         self._l2 = HostWriter((self._n_blocks, n_layers, 2, n_kv, plan.interval, dim), decoder.dtype, decoder.device)
-        self._prefix = self._tail = KV(*(torch.empty(n_layers, n_kv, 0, dim, **options) for _ in range(2)))
+        nothing = self._empty(n_layers, n_kv, 0, dim)
+        self._prefix = self._tail = KV(nothing, nothing)
         self._recent = self._prefix  # nested slots of the recent blocks, un-rotated
         self._fixed = self._prefix  # prefix and distant L1 entries, keys rotated to their final places
         self._n_distant = 0
         self.n_read = 0
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self._decoder.dtype, device=self._decoder.device)
 
     @property
     def _slots_per_block(self) -> int:
@@ -201,13 +207,15 @@ def to_transformers(slots: KV) -> DynamicCache:
 
 def _slots(cache: DynamicCache, start: int) -> KV:
     """What a cache of batch size one holds from slot `start` on; keys still rotated."""
+    layers: list[Any] = cache.layers
     return KV(
-        torch.stack([layer.keys[0, :, start:] for layer in cache.layers]),
-        torch.stack([layer.values[0, :, start:] for layer in cache.layers]),
+        torch.stack([layer.keys[0, :, start:] for layer in layers]),
+        torch.stack([layer.values[0, :, start:] for layer in layers]),
     )
 
 
 def _blocked(l2: KV, interval: int) -> Tensor:
     """`[L, Hkv, n * l, D]` keys and values to `[n, L, 2, Hkv, l, D]`."""
     both = torch.stack([l2.keys, l2.values], dim=1)  # [L, 2, Hkv, n * l, D]
-    return both.unflatten(3, (-1, interval)).permute(3, 0, 1, 2, 4, 5)
+    blocked: Tensor = both.unflatten(3, (-1, interval))
+    return blocked.permute(3, 0, 1, 2, 4, 5)

@@ -113,7 +113,7 @@ class ACRE:
             retriever=retriever,
         )
 
-    def add(self, text: str, id: str | None = None, *, progress: ProgressCallback | None = None) -> Document:  # noqa: A002
+    def add(self, text: str, id: str | None = None, *, progress: ProgressCallback | None = None) -> Document:
         """Read a document once into a bi-layer cache.
 
         Args:
@@ -136,7 +136,7 @@ class ACRE:
             self.documents[name] = document
             return document
 
-    def remove(self, id: str) -> None:  # noqa: A002
+    def remove(self, id: str) -> None:
         """Forget a document and free its cache.
 
         Raises:
@@ -180,9 +180,7 @@ class ACRE:
             return []
         with self._turn:
             prepared = [self._prepare(question, chosen, settings) for question in questions]
-            generated = decode(
-                self.decoder, [p.slots for p in prepared], [p.question.ids for p in prepared], settings
-            )
+            generated = decode(self.decoder, [p.slots for p in prepared], [p.question.ids for p in prepared], settings)
             return [p.answer(result) for p, result in zip(prepared, generated, strict=True)]
 
     def stream(
@@ -200,9 +198,7 @@ class ACRE:
             for piece in stream(self.decoder, prepared.slots, prepared.question.ids, settings):
                 yield prepared.answer(piece) if isinstance(piece, Generated) else piece
 
-    def select(
-        self, question: str, documents: Sequence[Document | str] | Document | str | None = None
-    ) -> Selection:
+    def select(self, question: str, documents: Sequence[Document | str] | Document | str | None = None) -> Selection:
         """What a question would refill, without decoding (for retrieval, heat maps and evaluation)."""
         with self._turn:
             return self._prepare(question, self._documents(documents), GenerationSettings()).selection
@@ -236,9 +232,7 @@ class ACRE:
             key_heads=self.heads.key_heads(self.decoder) if self.heads else (),
             progress=progress,
         )
-        passages = split_passages(
-            text, offsets, interval=plan.interval, passage_tokens=self.config.passage_tokens
-        )
+        passages = split_passages(text, offsets, interval=plan.interval, passage_tokens=self.config.passage_tokens)
         document = Document(name, text, offsets, passages, cache, 0.0)
         document = self._selector.with_prior(document, [self._question(q) for q in WHOLE_DOCUMENT_QUESTIONS])
         return replace(document, construct_s=perf_counter() - start)
@@ -266,9 +260,7 @@ class ACRE:
         stride = config.stride or min(_MAX_STRIDE, self.window // 4)
         return ReadingPlan(window=self.window, interval=interval, stride=max(interval, stride // interval * interval))
 
-    def _prepare(
-        self, text: str, documents: Sequence[Document], settings: GenerationSettings
-    ) -> "_Prepared":
+    def _prepare(self, text: str, documents: Sequence[Document], settings: GenerationSettings) -> "_Prepared":
         start = perf_counter()
         question = self._question(text)
         budget = refill_budget(

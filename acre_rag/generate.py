@@ -91,9 +91,7 @@ def decode(
     """
     clock = _Clock(cancelled)
     options = _options(decoder, settings)
-    cache, input_ids, mask = _padded_batch(
-        slots, question_ids, pad_id=options["pad_token_id"], device=decoder.device
-    )
+    cache, input_ids, mask = _padded_batch(slots, question_ids, pad_id=options["pad_token_id"], device=decoder.device)
     with torch.random.fork_rng(enabled=settings.seed is not None), torch.inference_mode():
         if settings.seed is not None:
             torch.manual_seed(settings.seed)
@@ -123,9 +121,7 @@ def stream(
     def work() -> None:
         try:
             outcome.extend(
-                decode(
-                    decoder, [slots], [question_ids], settings, streamer=streamer, cancelled=stop_now.is_set
-                )
+                decode(decoder, [slots], [question_ids], settings, streamer=streamer, cancelled=stop_now.is_set)
             )
         except BaseException as error:  # handed to the caller's thread below
             outcome.append(error)

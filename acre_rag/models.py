@@ -262,7 +262,8 @@ def _probe(decoder: Decoder) -> None:
     ids = torch.full((1, _PROBE_TOKENS), token, device=decoder.device)
     with torch.inference_mode(), decoder.capture_queries() as queries:
         decoder.base(input_ids=ids, past_key_values=cache, use_cache=True)
-    keys = decoder.rope.unrotate(cache.layers[0].keys).float()  # [1, Hkv, T, D]
+    first: Any = cache.layers[0]
+    keys = decoder.rope.unrotate(first.keys).float()  # [1, Hkv, T, D]
     shape = (1, decoder.n_kv_heads, _PROBE_TOKENS, decoder.head_dim)
     tolerance = 1e-3 if decoder.dtype == torch.float32 else 5e-2
     spread = (keys - keys[..., :1, :]).norm() / keys.norm().clamp_min(1e-12) if keys.shape == shape else torch.inf

@@ -19,9 +19,7 @@ class Passage:
     blocks: Run
 
 
-def split_passages(
-    text: str, offsets: NDArray[np.int64], *, interval: int, passage_tokens: int
-) -> tuple[Passage, ...]:
+def split_passages(text: str, offsets: NDArray[np.int64], *, interval: int, passage_tokens: int) -> tuple[Passage, ...]:
     """Cut a document at paragraph, else sentence, else word borders.
 
     Args:

@@ -41,7 +41,9 @@ def plot_selection(
     try:
         figure.savefig(path, dpi=130)
     except (OSError, ValueError) as error:
-        raise DocumentError(f"The picture {path} cannot be written ({error}). Use a .png, .svg or .pdf path.") from error
+        raise DocumentError(
+            f"The picture {path} cannot be written ({error}). Use a .png, .svg or .pdf path."
+        ) from error
 
 
 def _draw(axis: Any, selection: Selection, document: Document, index: int) -> None:
@@ -55,8 +57,13 @@ def _draw(axis: Any, selection: Selection, document: Document, index: int) -> No
         picked = any(unit.blocks.start < run.stop and run.start < unit.blocks.stop for run in chosen)
         picked = picked and any(abs(run.start - unit.blocks.start) <= 0 for run in chosen)
         axis.bar(
-            100 * start / length, max(score, 0.0), width=100 * (stop - start) / length, align="edge",
-            color=_CHOSEN if picked else _QUIET, edgecolor="white", linewidth=0.3,
+            100 * start / length,
+            max(score, 0.0),
+            width=100 * (stop - start) / length,
+            align="edge",
+            color=_CHOSEN if picked else _QUIET,
+            edgecolor="white",
+            linewidth=0.3,
         )
         if picked:
             peaks.append((score, 100 * (start + stop) / 2 / length, document.text[start:stop]))
@@ -64,8 +71,13 @@ def _draw(axis: Any, selection: Selection, document: Document, index: int) -> No
     for rank, (score, place, text) in enumerate(sorted(peaks, reverse=True)[:3]):
         axis.annotate(
             f"{rank + 1}. {_shorten(text, _SNIPPET_CHARS)}".replace("$", r"\$"),
-            xy=(place, max(score, 0.0)), xytext=(0.01, 0.97 - 0.1 * rank), textcoords="axes fraction",
-            fontsize=8, color=_EDGE, va="top", arrowprops={"arrowstyle": "-", "color": _CHOSEN, "alpha": 0.5},
+            xy=(place, max(score, 0.0)),
+            xytext=(0.01, 0.97 - 0.1 * rank),
+            textcoords="axes fraction",
+            fontsize=8,
+            color=_EDGE,
+            va="top",
+            arrowprops={"arrowstyle": "-", "color": _CHOSEN, "alpha": 0.5},
         )
     axis.set_ylim(0, 1.6 * max(highest, 1e-9))
     axis.set_xlim(0, 100)

@@ -41,10 +41,12 @@ def refill(
 def _nested(cache: BiLayerCache, blocks: NDArray[np.int64], *, l1_context: bool) -> KV:
     refilled = _gather_shared(cache, blocks) if blocks.ndim == 1 else _gather_per_layer(cache, blocks)
     pool = KV.cat([cache.l1, refilled])
-    orders = np.stack([
-        nested_order(row.tolist(), n_blocks=cache.n_blocks, interval=cache.interval, l1_context=l1_context)
-        for row in np.atleast_2d(blocks)
-    ])
+    orders = np.stack(
+        [
+            nested_order(row.tolist(), n_blocks=cache.n_blocks, interval=cache.interval, l1_context=l1_context)
+            for row in np.atleast_2d(blocks)
+        ]
+    )
     order = torch.as_tensor(orders, device=pool.keys.device)  # [1 or L, n]
     if len(order) == 1:
         return KV(pool.keys.index_select(2, order[0]), pool.values.index_select(2, order[0]))

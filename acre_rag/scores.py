@@ -31,9 +31,7 @@ def attention_mass(queries: Tensor, keys: Tensor, *, scaling: float, chunk: int 
     return torch.cat([torch.exp(scaled @ piece.float().T - norm).mean(dim=0) for piece in pieces])
 
 
-def head_scores(
-    queries: Tensor, head_keys: Tensor, *, rows: Sequence[tuple[Head, int]], scaling: float
-) -> Tensor:
+def head_scores(queries: Tensor, head_keys: Tensor, *, rows: Sequence[tuple[Head, int]], scaling: float) -> Tensor:
     """Weighted sum of the retrieval heads' attention over every document token, un-rotated.
 
     Args:

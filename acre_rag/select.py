@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acre_rag.blocks import Run
-from acre_rag.cache import KV, Prior
+from acre_rag.cache import Prior
 from acre_rag.config import ACREConfig
 from acre_rag.document import Document
 from acre_rag.errors import CapacityError, ConfigError
@@ -168,9 +168,7 @@ class Selector:
             )
         document = documents[0]
         queries = self._queries(question, documents)
-        scores = pooled_scores(
-            queries, document.cache.l1.keys, scaling=self._decoder.scaling, rope=self._decoder.rope
-        )
+        scores = pooled_scores(queries, document.cache.l1.keys, scaling=self._decoder.scaling, rope=self._decoder.rope)
         per_layer = scores.double().cpu().numpy()  # [L, M]
         units = _units(documents, config.granularity)
         interval = document.cache.interval
@@ -184,12 +182,12 @@ class Selector:
         counts = np.bincount(blocks.ravel(), minlength=document.cache.n_blocks) / len(per_layer)
         ranked = [(u, float(s)) for u, s in _ranked(units, shared) if counts[u.blocks.start : u.blocks.stop].any()]
         shown = ranked[: max(1, config.max_passages if config.granularity == "passages" else n_refill)]
-        return Selection((blocks,), tuple(shown) if n_refill else (), "passages", tuple(zip(units, shared, strict=True)))
+        return Selection(
+            (blocks,), tuple(shown) if n_refill else (), "passages", tuple(zip(units, shared, strict=True))
+        )
 
 
-def refill_budget(
-    documents: Sequence[Document], *, window: int, reserved_tokens: int, config: ACREConfig
-) -> int:
+def refill_budget(documents: Sequence[Document], *, window: int, reserved_tokens: int, config: ACREConfig) -> int:
     """Eq. 17 in tokens: `min(W - M, eta)`, where `W` also has to hold the prompt, the tails and the answer.
 
     Args:
@@ -224,10 +222,13 @@ def _unit_sums(tokens: Sequence[Scores], units: Sequence[Unit], documents: Seque
     """Attention mass of each unit."""
     sums = [np.concatenate([[0.0], np.cumsum(scores)]) for scores in tokens]
     intervals = [document.cache.interval for document in documents]
-    return np.array([
-        sums[u.document][u.blocks.stop * intervals[u.document]] - sums[u.document][u.blocks.start * intervals[u.document]]
-        for u in units
-    ])
+    return np.array(
+        [
+            sums[u.document][u.blocks.stop * intervals[u.document]]
+            - sums[u.document][u.blocks.start * intervals[u.document]]
+            for u in units
+        ]
+    )
 
 
 def _peak(tokens: Scores, document: Document) -> float:
@@ -259,7 +260,9 @@ def _top(
     """Best units first, until the budget (Eq. 17) or the number of passages is reached."""
     ranked = _ranked(units, scores)
     most = config.max_passages if config.granularity == "passages" else len(ranked)
-    return _within_budget(ranked[:most], documents, budget_tokens, scope, tuple(zip(units, scores.tolist(), strict=True)))
+    return _within_budget(
+        ranked[:most], documents, budget_tokens, scope, tuple(zip(units, scores.tolist(), strict=True))
+    )
 
 
 def _within_budget(
@@ -286,11 +289,15 @@ def _within_budget(
 
 
 def _spread(
-    units: Sequence[Unit], scores: Scores, documents: Sequence[Document], config: ACREConfig, budget_tokens: int
+    units: Sequence[Unit],
+    scores: Scores,
+    documents: Sequence[Document],
+    config: ACREConfig,
+    budget_tokens: int,
 ) -> Selection:
     """A question about the whole: the opening of each document, then units spread evenly over all."""
     most = min(len(units), config.max_passages if config.granularity == "passages" else len(units))
-    places = np.unique(np.linspace(0, len(units) - 1, num=max(most, 1)).round().astype(int)) if units else []
+    places = sorted({round(place) for place in np.linspace(0, len(units) - 1, num=most)}) if units else []
     ranked = [(units[i], float(scores[i])) for i in places]
     return _within_budget(ranked, documents, budget_tokens, "document", tuple(zip(units, scores.tolist(), strict=True)))
 
@@ -309,7 +316,9 @@ def _by_retriever(
     touched = [(unit, score) for unit, score in _ranked(units, scores) if score > scores.min(initial=0.0)]
     if config.granularity == "passages":
         touched = touched[: config.max_passages]
-    return _within_budget(touched, documents, budget_tokens, "passages", tuple(zip(units, scores.tolist(), strict=True)))
+    return _within_budget(
+        touched, documents, budget_tokens, "passages", tuple(zip(units, scores.tolist(), strict=True))
+    )
 
 
 def _span_scores(spans: Sequence[Span], units: Sequence[Unit], documents: Sequence[Document]) -> Scores:
@@ -347,6 +356,3 @@ def _fill_exactly(units: Sequence[Unit], block_scores: Scores, n_refill: int, gr
         if len(chosen) >= n_refill:
             break
     return sorted(chosen[:n_refill])
-
-
-__all__ = ["KV", "Question", "Selection", "Selector", "Unit", "refill_budget"]

@@ -1,6 +1,6 @@
-"""Files of learned L1: one safetensors file per adapter; knows names and bytes, nothing of training or construction.
+"""Files of learned L1, one safetensors file per adapter; knows names and bytes, nothing of training.
 
-A file in our format carries what it was trained on, so that it cannot be used with another model by mistake. Any
+A file in our format says what it was trained on, so that it cannot be used with another model by mistake. Any
 other file is read as a checkpoint in the authors' layout (checkpoint.py).
 """
 
@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors.torch import save
+from torch import nn
 
 from acre_rag.errors import AdapterError
 from acre_rag.models import Decoder
@@ -56,7 +55,7 @@ def save_adapter(
 ) -> None:
     """Write one adapter file; an interrupted save leaves the old file as it was.
 
-    Tensors are named "embedding" and "layers.{i}.{q,k,v}.weight" and ".bias", or ".down" and ".up" for low rank.
+    Its tensors: "embedding" and "layers.{i}.{q,k,v}.weight" and ".bias", or ".down" and ".up" for low rank.
 
     Args:
         parameters: what training made.
@@ -71,8 +70,8 @@ def save_adapter(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parameters.state_dict().items()}
     if bad := not_finite(tensors):
         raise AdapterError(
-            f"Not saved: {len(bad)} tensors hold NaN or infinity ({bad[0]} is the first), so training has diverged. "
-            f"Lower the learning rate, or go back to an earlier checkpoint; {path} is as it was."
+            f"Not saved: {len(bad)} tensors hold NaN or infinity, {bad[0]} first, so training has diverged. "
+            f"Lower the learning rate, or go on from an earlier adapter; {path} is as it was."
         )
     metadata = {
         "format": _FORMAT,
@@ -85,10 +84,10 @@ def save_adapter(
         "facts": json.dumps(dict(facts or {})),
     }
     try:
-        _replace(path, tensors, metadata)
-    except (OSError, SafetensorError) as error:
+        _replace(path, save(tensors, metadata))
+    except OSError as error:
         raise AdapterError(
-            f"The adapter cannot be written to {path} ({error}). Check the free space and the permissions of its folder."
+            f"The adapter cannot be written to {path} ({error}). Check its folder's space and permissions."
         ) from error
 
 
@@ -110,12 +109,12 @@ def load_learned(path: Path, decoder: Decoder) -> L1Parameters:
         return load_checkpoint(path, decoder)
     if info.architecture != decoder.architecture:
         raise AdapterError(
-            f"{path} was trained on {info.architecture}, but the model {decoder.name!r} is {decoder.architecture}. "
+            f"{path} was trained on {info.architecture}, but {decoder.name!r} is {decoder.architecture}. "
             "Load the model that the adapter was trained on, or give an adapter of this one."
         )
     if info.base_digest != decoder.digest:
         raise AdapterError(
-            f"{path} was trained on weights {info.base_digest[:12]}, but the model {decoder.name!r} has weights "
+            f"{path} was trained on weights {info.base_digest[:12]}, but {decoder.name!r} has weights "
             f"{decoder.digest[:12]} of the same shape: another fine-tune, or another quantisation. "
             "Load the very model that the adapter was trained on, or train an adapter for this one."
         )
@@ -125,7 +124,7 @@ def load_learned(path: Path, decoder: Decoder) -> L1Parameters:
 
 
 def adapter_info(path: Path) -> AdapterInfo | None:
-    """What an adapter says of itself, without reading its tensors; `None` for files that are not in our format.
+    """What an adapter says of itself, tensors unread; `None` for a file or folder that is not in our format.
 
     Raises:
         AdapterError: missing, damaged, or of an unknown version of our format.
@@ -157,14 +156,15 @@ def adapter_info(path: Path) -> AdapterInfo | None:
         ) from error
 
 
-def _replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """Write beside the old file, then put the new one in its place in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
-        save_file(tensors, part, metadata=metadata)
-        with part.open("rb+") as written:
-            os.fsync(written.fileno())
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -173,6 +173,4 @@ def _replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -
 def _biases(parameters: L1Parameters) -> str:
     """Kinds whose projections have a bias: the same in every layer."""
     first = cast(nn.ModuleDict, parameters.layers[0])
-    return "".join(
-        kind for kind in KINDS if not parameters.rank and cast(L1Projection, first[kind]).bias is not None
-    )
+    return "".join(kind for kind in KINDS if not parameters.rank and cast(L1Projection, first[kind]).bias is not None)

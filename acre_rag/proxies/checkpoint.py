@@ -1,8 +1,8 @@
 """Learned L1 from checkpoints in the authors' layout; knows their keys, nothing of our own adapter format.
 
 That layout adds to a base model `model.acre_embed_tokens.weight` `[1, hidden]` and
-`model.layers.{i}.self_attn.acre_{q,k,v}_proj.{weight,bias}`; older files (Activation Beacon, which the authors
-build on) say `beacon_` for `acre_`. Our names of these, "layers.{i}.{q,k,v}.weight", are `L1Parameters`' own.
+`model.layers.{i}.self_attn.acre_{q,k,v}_proj.{weight,bias}`; older files (Activation Beacon, on which the
+authors build) say `beacon_` for `acre_`. Our names, "layers.{i}.{q,k,v}.weight", are those of `L1Parameters`.
 """
 
 import json
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from acre_rag.errors import AdapterError
 from acre_rag.models import Decoder
-from acre_rag.proxies.learned import L1Parameters, L1Projection
+from acre_rag.proxies.learned import KINDS, L1Parameters, L1Projection
 
 _KEY = re.compile(
     r"(?:model\.)?(?:(?:acre|beacon)_embed_tokens\.weight"
@@ -26,7 +26,6 @@ _KEY = re.compile(
 )
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
-_LISTED = 4  # names shown of a longer list
 
 
 def load_checkpoint(path: Path, decoder: Decoder) -> L1Parameters:
@@ -53,13 +52,12 @@ def load_checkpoint(path: Path, decoder: Decoder) -> L1Parameters:
                 if own_name and own_name not in tensors:
                     tensors[own_name] = opened.get_tensor(key)
                 elif base_name in base:
-                    _check_base(file, key, opened.get_tensor(key), base[base_name])
+                    _check_base(file, key, opened.get_tensor(key), base[base_name], decoder)
                 else:
-                    tensors[key] = torch.empty(0)  # left over: refused below by its name
-    embedding = tensors.get("embedding")
-    if embedding is not None and embedding.ndim == 2 and len(embedding) == 1:
-        tensors["embedding"] = embedding[0]
-    biased = {name.split(".")[2] for name in tensors if name.endswith(".bias") and not _KEY.fullmatch(name)}
+                    tensors[repr(key)] = torch.empty(0)  # left over; quoted, so it is no name of ours
+    if (table := tensors.get("embedding")) is not None and table.ndim == 2 and len(table) == 1:
+        tensors["embedding"] = table[0]
+    biased = [kind for kind in KINDS if any(name.endswith(f".{kind}.bias") for name in tensors)]
     return parameters_from(tensors, decoder, rank=0, biased=biased, path=path, shown=_authors_name)
 
 
@@ -91,20 +89,20 @@ def parameters_from(
     expected = parameters.state_dict()
     if left_over := sorted(tensors.keys() - expected.keys()):
         raise AdapterError(
-            f"{path} holds {len(left_over)} tensors that have no place in learned L1 or in the model "
-            f"{decoder.name!r}: {_some(left_over)}. It was made for another model, or with parts that ACRE does "
-            f"not have. Give a file made for {decoder.architecture}."
+            f"{path} holds {len(left_over)} tensors without a place in {decoder.name!r} or its learned L1: "
+            f"{_some(left_over)}. It is for another model, or has parts that ACRE has not. "
+            f"Give a file made for {decoder.architecture}."
         )
     if missing := [shown(name) for name in expected if name not in tensors]:
         raise AdapterError(
-            f"{path} lacks {len(missing)} of the {len(expected)} tensors of learned L1: {_some(missing)}. Give an "
-            "adapter of `acre train`, or a checkpoint with the L1 embedding and all q, k and v projections."
+            f"{path} lacks {len(missing)} of {len(expected)} tensors of learned L1: {_some(missing)}. Give "
+            "an adapter of `acre train`, or a checkpoint with the L1 embedding and all q, k, v projections."
         )
     for name, tensor in tensors.items():
         shape, needed = list(tensor.shape), list(expected[name].shape)
         if shape != needed or not tensor.is_floating_point():
             raise AdapterError(
-                f"{path}: {shown(name)} has shape {shape} ({tensor.dtype}), but the model {decoder.name!r} needs "
+                f"{path}: {shown(name)} has shape {shape} ({tensor.dtype}), but {decoder.name!r} needs "
                 f"{needed} of a floating type. Give a file made for {decoder.architecture}."
             )
     if bad := not_finite(tensors):
@@ -128,8 +126,8 @@ def open_safetensors(path: Path) -> Iterator[Any]:
     if path.suffix.lower() in _PICKLED:
         raise AdapterError(
             f"{path} is a pickle file, which can run code when it is loaded. If you trust it, convert it to "
-            'safetensors once: python -c "import torch, safetensors.torch as s; s.save_file({k: v.clone() for '
-            f"k, v in torch.load('{path}', weights_only=True).items()}}, '{path.with_suffix('.safetensors')}')\""
+            'safetensors once: python -c "import torch, safetensors.torch as s; s.save_file({k: v.clone() '
+            f"for k, v in torch.load('{path}', weights_only=True).items()}}, '{path.stem}.safetensors')\""
         )
     try:
         with safe_open(path, framework="pt") as opened:
@@ -155,8 +153,8 @@ def _files(path: Path) -> list[Path]:
     index = path / _INDEX
     if not index.is_file():
         raise AdapterError(
-            f"{path} has neither {_SINGLE} nor {_INDEX}. Give the adapter file itself, or a folder that holds a "
-            "checkpoint as safetensors; .bin files must be converted to safetensors first."
+            f"{path} has neither {_SINGLE} nor {_INDEX}. Give the adapter file itself, or a folder with a "
+            "checkpoint saved as safetensors; convert .bin files to safetensors first."
         )
     try:
         return [path / shard for shard in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
@@ -166,8 +164,7 @@ def _files(path: Path) -> list[Path]:
 
 def _own_name(key: str) -> str | None:
     """Our name of an L1 key of the authors' layout; `None` for any other key."""
-    match = _KEY.fullmatch(key)
-    if match is None:
+    if not (match := _KEY.fullmatch(key)):
         return None
     layer, kind, leaf = match.groups()
     return f"layers.{int(layer)}.{kind}.{leaf}" if layer else "embedding"
@@ -177,28 +174,27 @@ def _authors_name(name: str) -> str:
     """Inverse of `_own_name`, in today's spelling."""
     if name == "embedding":
         return "model.acre_embed_tokens.weight"
-    _, layer, kind, leaf = name.split(".")
+    layer, kind, leaf = name.split(".")[1:]
     return f"model.layers.{layer}.self_attn.acre_{kind}_proj.{leaf}"
 
 
-def _check_base(path: Path, key: str, found: Tensor, own: Tensor) -> None:
+def _check_base(path: Path, key: str, found: Tensor, own: Tensor, decoder: Decoder) -> None:
     """Refuse a base weight that is not the loaded model's, in bfloat16 after the rounding that both took."""
-    there = found.to(own.device)
-    if there.shape != own.shape or not torch.equal(there.to(own.dtype).bfloat16(), own.to(there.dtype).bfloat16()):
+    rounded = found.to(own.device, own.dtype).bfloat16()
+    if found.shape != own.shape or not torch.equal(rounded, own.to(found.dtype).bfloat16()):
         raise AdapterError(
-            f"{path} belongs to another base model: its {key} {list(found.shape)} is not that of the loaded model "
-            f"{list(own.shape)}. Load the model that the checkpoint was trained on, or give one of this model."
+            f"{path} belongs to another base model: its {key} {list(found.shape)} differs from that of "
+            f"{decoder.name!r} {list(own.shape)}. Load the model that it was made for, or give another file."
         )
 
 
 def _set_biases(parameters: L1Parameters, biased: Collection[str]) -> None:
     """Full-rank projections with a bias where the file has one."""
     for layer in parameters.layers:
-        for kind, module in cast(nn.ModuleDict, layer).items():
-            projection = cast(L1Projection, module)
-            weight = projection.weight
-            projection.bias = nn.Parameter(weight.new_zeros(len(weight))) if kind in biased else None
+        for kind, projection in cast(dict[str, L1Projection], layer).items():
+            zeros = projection.weight.new_zeros(len(projection.weight))
+            projection.bias = nn.Parameter(zeros) if kind in biased else None
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+    return ", ".join([*names[:4], *([f"and {len(names) - 4} more"] if names[4:] else [])])

@@ -152,8 +152,9 @@ def _row_hook(projections: list[L1Projection], rows: Tensor) -> Any:
     def replace_rows(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0].index_select(1, rows)
         base = output.index_select(1, rows)
-        widths = [projection.up.shape[0] if projection.rank else projection.weight.shape[0]
-                  for projection in projections]
+        widths = [
+            projection.up.shape[0] if projection.rank else projection.weight.shape[0] for projection in projections
+        ]
         parts = [p(x, b) for p, b in zip(projections, base.split(widths, dim=-1), strict=True)]
         return output.index_copy(1, rows, torch.cat(parts, dim=-1).to(output.dtype))
 
@@ -162,7 +163,7 @@ def _row_hook(projections: list[L1Projection], rows: Tensor) -> Any:
 
 def _take(nested: KV, interval: int, *, l1: bool) -> tuple[Tensor, Tensor]:
     def cut(x: Tensor) -> Tensor:
-        blocks = x.unflatten(2, (-1, interval + 1))  # [L, Hkv, n, l + 1, D]
+        blocks: Tensor = x.unflatten(2, (-1, interval + 1))  # [L, Hkv, n, l + 1, D]
         return blocks[..., interval, :] if l1 else blocks[..., :interval, :].flatten(2, 3)
 
     return cut(nested.keys), cut(nested.values)

@@ -1,0 +1,219 @@
+"""The command `acre`: options in, engine calls, rendered results out. No method of its own.
+
+Exit codes: 0 done, 1 a document, model or machine problem, 2 wrong usage, 130 interrupted.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from rich.console import Console
+
+from acre_rag import options
+from acre_rag.config import ACREConfig, Granularity, Strategy
+from acre_rag.errors import AcreError, ConfigError, DocumentError
+
+app = typer.Typer(
+    help="Read long documents once, ask many questions, see where each answer stands.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+stdout = Console()
+stderr = Console(stderr=True)
+
+
+def main() -> None:
+    """Entry point: errors become messages and exit codes."""
+    logging.getLogger("pypdf").setLevel(logging.ERROR)
+    with _exit_codes():
+        app()
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        _fail(str(error), 2)
+    except AcreError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("Interrupted; nothing half-made is left behind.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+            raise
+        _fail(
+            "Out of memory. Use a smaller --window or --stride, a larger --interval, or a smaller model. "
+            f"({str(error).splitlines()[0] if str(error) else 'no details'})",
+            1,
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    stderr.print("[bold red]acre:[/] ", end="")
+    stderr.print(message, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+@app.command()
+def ask(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE... [QUESTION]", help="Files ('-' is standard input), then a question."),
+    ],
+    question: Annotated[str | None, typer.Option("--question", "-q", help="The question, instead of last.")] = None,
+    model: options.Model = "smollm2-135m",
+    adapter: options.Adapter = None,
+    heads: options.Heads = None,
+    device: options.Device = "auto",
+    dtype: options.DType = "auto",
+    attn: options.Attention = None,
+    window: options.Window = None,
+    interval: options.Interval = None,
+    stride: options.Stride = None,
+    budget: options.Budget = 4096,
+    select: options.Select = "consensus",
+    granularity: options.Granularity = "passages",
+    passages: options.Passages = 2,
+    max_tokens: options.MaxTokens = 128,
+    temperature: options.Temperature = 0.0,
+    stop: options.Stop = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw where the question attended (png, svg or pdf).")] = None,
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the answer as it is decoded.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Ask questions of files: acre ask book.txt "Who is the thief?"; without a question, a prompt opens."""
+    from acre_rag.generate import GenerationSettings
+    from acre_rag.session import Session
+
+    names, question = _split(arguments, question)
+    if question is None and (as_json or "-" in names or not sys.stdin.isatty()):
+        raise ConfigError("No question given, and there is no terminal to ask for one: put it last, or use -q.")
+    config = _config(window, interval, stride, budget, select, granularity, passages)
+    settings = GenerationSettings(max_new_tokens=max_tokens, temperature=temperature, stop=tuple(stop or ()))
+    session = Session.open(
+        names, model=model, adapter=adapter, heads=heads, config=config, device=device, dtype=dtype, attn=attn
+    )
+    if question is not None:
+        session.answer(question, settings, as_json=as_json, stream=stream, plot=plot)
+    else:
+        session.prompt(settings, plot=plot)
+
+
+@app.command()
+def inspect(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...")],
+    model: options.Model = "smollm2-135m",
+    adapter: options.Adapter = None,
+    heads: options.Heads = None,
+    device: options.Device = "auto",
+    dtype: options.DType = "auto",
+    attn: options.Attention = None,
+    window: options.Window = None,
+    interval: options.Interval = None,
+    stride: options.Stride = None,
+    as_json: options.Json = False,
+) -> None:
+    """Read files and show their caches: entries and bytes of L1 and L2, the interval chosen, seconds."""
+    from acre_rag.session import Session
+    from acre_rag.show import cache_facts, show_cache
+
+    config = _config(window, interval, stride, 4096, "consensus", "passages", 2)
+    session = Session.open(
+        files, model=model, adapter=adapter, heads=heads, config=config, device=device, dtype=dtype, attn=attn
+    )
+    for document in session.documents:
+        if as_json:
+            typer.echo(json.dumps(cache_facts(document)))
+        else:
+            show_cache(stdout, document)
+
+
+@app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Heads file to write.")],
+    model: options.Model = "smollm2-135m",
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="QA pairs as .jsonl or .jsonl.gz: context, question, answers (repeatable)."),
+    ] = None,
+    questions: Annotated[int, typer.Option(help="Questions to calibrate on.")] = 120,
+    n_heads: Annotated[int, typer.Option("--heads", help="Most heads to keep.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    device: options.Device = "auto",
+    dtype: options.DType = "auto",
+) -> None:
+    """Find a model's retrieval heads on synthetic needles, and on your QA pairs if given; minutes on a CPU."""
+    from acre_rag.models import load_decoder
+    from acre_rag.progress import waiting
+    from acre_rag.training.calibration import calibrate as find_heads
+
+    with waiting(f"loading {model}"):
+        decoder = load_decoder(model, device=device, dtype=dtype)
+    report = _reporter()
+    heads = find_heads(decoder, data=data or [], n_questions=questions, n_heads=n_heads, seed=seed, report=report)
+    heads.save(out)
+    stdout.print(f"{len(heads.heads)} retrieval heads of {model} written to {out}")
+    stdout.print_json(json.dumps(dict(heads.facts)))
+
+
+@app.command()
+def demo(
+    as_json: options.Json = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw where the first question attended.")] = None,
+) -> None:
+    """Read a whole book with the built-in model and answer questions from it, beside the stock model."""
+    from acre_rag.demo import run_demo
+
+    run_demo(stdout, as_json=as_json, plot=plot)
+
+
+def _split(arguments: Sequence[str], question: str | None) -> tuple[list[str], str | None]:
+    """Files and question: the last argument is the question unless it is, or looks like, a file."""
+    names = list(arguments)
+    last = names[-1]
+    is_file = last == "-" or Path(last).exists() or (" " not in last.strip() and Path(last).suffix and last[-1] != "?")
+    if question is None and not is_file and len(names) > 1:
+        return names[:-1], names[-1]
+    if question is None and not is_file and (" " in last or last.endswith("?")):
+        raise DocumentError(f"{last!r} is a question, but no file is given: acre ask FILE... {last!r}")
+    return names, question
+
+
+def _config(
+    window: int | None,
+    interval: int | None,
+    stride: int | None,
+    budget: int,
+    select: str,
+    granularity: str,
+    passages: int,
+) -> ACREConfig:
+    return ACREConfig(
+        window=window,
+        interval=interval,
+        stride=stride,
+        budget=budget,
+        select=cast(Strategy, select),  # ACREConfig refuses what is not one
+        granularity=cast(Granularity, granularity),
+        max_passages=passages,
+    )
+
+
+def _reporter() -> Callable[[str], None]:
+    """Lines of progress on a terminal, silence elsewhere."""
+    return (lambda line: stderr.print(f"[dim]{line}[/]")) if sys.stderr.isatty() else (lambda line: None)
+
+
+if __name__ == "__main__":
+    main()

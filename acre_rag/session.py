@@ -1,0 +1,134 @@
+"""Files, an engine and a terminal: what `acre ask` and `acre inspect` share. Knows no tensors."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from acre_rag.answer import Answer
+from acre_rag.config import ACREConfig
+from acre_rag.document import Document
+from acre_rag.engine import ACRE
+from acre_rag.errors import AcreError
+from acre_rag.extract import ExtractedText, extract
+from acre_rag.generate import GenerationSettings
+from acre_rag.plot import plot_selection
+from acre_rag.progress import reading_progress, waiting
+from acre_rag.show import show_cost, show_sources
+
+
+@dataclass(frozen=True)
+class Session:
+    """Documents read from files, ready for questions.
+
+    Attributes:
+        acre: the engine; it keeps the caches warm.
+        files: extracted text by document id.
+        documents: in the order of the files.
+    """
+
+    acre: ACRE
+    files: dict[str, ExtractedText]
+    documents: list[Document]
+
+    @classmethod
+    def open(
+        cls,
+        names: Sequence[str],
+        *,
+        model: str,
+        adapter: Path | None,
+        heads: Path | None,
+        config: ACREConfig,
+        device: str,
+        dtype: str,
+        attn: str | None,
+    ) -> "Session":
+        """Extract every file (so that a bad one is told before the model loads), load the model, read the texts."""
+        files: dict[str, ExtractedText] = {}
+        for name in names:
+            file = extract(name)
+            files[_unused(file.name, files)] = file
+        with waiting(f"loading {model}"):
+            acre = ACRE.from_pretrained(
+                model,
+                adapter=adapter,
+                config=config,
+                heads=heads,
+                device=device,
+                dtype=dtype,
+                attn_implementation=attn,
+            )
+        if acre.heads is None:
+            Console(stderr=True).print(
+                f"[yellow]No retrieval heads are known for {escape(model)}: all heads' pooled scores choose, less "
+                "sharply. Find them once with: acre calibrate --model MODEL --out heads.json[/]"
+            )
+        documents = []
+        for id_, file in files.items():
+            with reading_progress(f"reading {id_}") as progress:
+                documents.append(acre.add(file.text, id=id_, progress=progress))
+        return cls(acre, files, documents)
+
+    def answer(
+        self, question: str, settings: GenerationSettings, *, as_json: bool, stream: bool, plot: Path | None
+    ) -> None:
+        """One question to standard output."""
+        console = Console()
+        if stream and not as_json:
+            answer = self._streamed(question, settings, console)
+        else:
+            answer = self.acre.ask(question, self.documents, settings=settings)
+        if as_json:
+            record = answer.to_dict() | {"question": question}
+            for source in record["sources"]:
+                source["page"] = self.files[source["document"]].page_at(source["start"])
+            typer.echo(json.dumps(record, ensure_ascii=False))
+        else:
+            if not stream:
+                console.print(answer.text, markup=False, highlight=False)
+            show_sources(console, answer, self.files)
+            show_cost(console, answer)
+        if plot:
+            selection = self.acre.select(question, self.documents)
+            plot_selection(question, selection, self.documents, plot, answer=answer.text)
+            Console(stderr=True).print(f"[dim]picture: {escape(str(plot))}[/]")
+
+    def prompt(self, settings: GenerationSettings, *, plot: Path | None) -> None:
+        """Questions until the end of input; the caches stay warm. Ctrl-C stops an answer, Ctrl-D leaves."""
+        console = Console()
+        console.print("[dim]Ask away; Ctrl-C stops an answer, Ctrl-D (or an empty line) leaves.[/]")
+        while True:
+            try:
+                question = console.input("[bold]? [/]").strip()
+            except EOFError:
+                console.print()
+                return
+            if not question:
+                return
+            try:
+                self.answer(question, settings, as_json=False, stream=True, plot=plot)
+            except KeyboardInterrupt:
+                console.print("\n[dim]stopped[/]")
+            except AcreError as error:
+                console.print(f"[red]{escape(str(error))}[/]")
+
+    def _streamed(self, question: str, settings: GenerationSettings, console: Console) -> Answer:
+        for piece in self.acre.stream(question, self.documents, settings=settings):
+            if isinstance(piece, Answer):
+                console.print()
+                return piece
+            console.print(piece, end="", markup=False, highlight=False)
+        raise AssertionError("a stream ends with its Answer")
+
+
+def _unused(name: str, taken: dict[str, ExtractedText]) -> str:
+    """Two files of one name in different folders must stay apart."""
+    number, unused = 2, name
+    while unused in taken:
+        unused, number = f"{name} ({number})", number + 1
+    return unused
