@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from acre_rag.errors import MissingExtraError, ModelError, UnsupportedModelError
+from acre_rag.errors import AcreError, MissingExtraError, ModelError, UnsupportedModelError
 from acre_rag.gguf import converted_folder, keep_converted
 from acre_rag.rope import Rope
 
@@ -345,7 +345,7 @@ def _clear_errors(name: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError) as error:
-        if isinstance(error, ModelError):
+        if isinstance(error, AcreError):
             raise
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(

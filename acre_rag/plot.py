@@ -48,14 +48,13 @@ def plot_selection(
 
 def _draw(axis: Any, selection: Selection, document: Document, index: int) -> None:
     length = max(1, len(document.text))
-    chosen = [unit.blocks for unit, _ in selection.units if unit.document == index]
+    chosen = {unit.blocks.start for unit, _ in selection.units if unit.document == index}
     peaks = []
     for unit, score in selection.unit_scores:
         if unit.document != index:
             continue
-        start, stop = document.chars_of_blocks(unit.blocks)
-        picked = any(unit.blocks.start < run.stop and run.start < unit.blocks.stop for run in chosen)
-        picked = picked and any(abs(run.start - unit.blocks.start) <= 0 for run in chosen)
+        start, stop = unit.start, unit.stop
+        picked = unit.blocks.start in chosen
         axis.bar(
             100 * start / length,
             max(score, 0.0),

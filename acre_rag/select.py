@@ -1,6 +1,6 @@
 """Question to chosen blocks (Eq. 15-17): four strategies behind one interface; reads no L2 and decodes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,10 +39,21 @@ class Question:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is refilled or left as a whole: a passage, a span or a single block of one document."""
+    """What is refilled or left as a whole: a passage or a single block of one document.
+
+    Attributes:
+        document: its place among the documents asked.
+        blocks: blocks that cover it.
+        tokens: its own tokens, scored (those of the tail excepted).
+        start: its first character.
+        stop: one past its last character.
+    """
 
     document: int
     blocks: Run
+    tokens: Run
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ class Selector:
         if config.select == "retriever":
             return _by_retriever(question, documents, config, budget_tokens, retriever)
         tokens = self.token_scores(question, documents)
-        scores = _unit_sums(tokens, units, documents)
+        scores = _unit_sums(tokens, units)
         if _about_the_whole(tokens, documents):
             return _spread(units, scores, documents, config, budget_tokens)
         if config.select == "hybrid":
@@ -178,7 +189,7 @@ class Selector:
             n_refill = min(n_refill, widest)
         rows = [_fill_exactly(units, layer, n_refill, config.granularity) for layer in per_layer]
         blocks = np.array(rows, dtype=np.int64).reshape(len(per_layer), n_refill)
-        shared = _unit_sums([np.repeat(per_layer.mean(axis=0) / interval, interval)], units, documents)
+        shared = _unit_sums([np.repeat(per_layer.mean(axis=0) / interval, interval)], units)
         counts = np.bincount(blocks.ravel(), minlength=document.cache.n_blocks) / len(per_layer)
         ranked = [(u, float(s)) for u, s in _ranked(units, shared) if counts[u.blocks.start : u.blocks.stop].any()]
         shown = ranked[: max(1, config.max_passages if config.granularity == "passages" else n_refill)]
@@ -213,27 +224,34 @@ def refill_budget(documents: Sequence[Document], *, window: int, reserved_tokens
 
 
 def _units(documents: Sequence[Document], granularity: str) -> list[Unit]:
-    if granularity == "passages":
-        return [Unit(d, p.blocks) for d, document in enumerate(documents) for p in document.passages if p.blocks]
-    return [Unit(d, Run(b, b + 1)) for d, document in enumerate(documents) for b in range(document.cache.n_blocks)]
+    split = _passage_units if granularity == "passages" else _block_units
+    return [unit for index, document in enumerate(documents) for unit in split(index, document)]
 
 
-def _unit_sums(tokens: Sequence[Scores], units: Sequence[Unit], documents: Sequence[Document]) -> Scores:
+def _passage_units(index: int, document: Document) -> Iterator[Unit]:
+    n_scored = document.cache.n_blocks * document.cache.interval
+    for passage in document.passages:
+        if passage.blocks:
+            tokens = Run(passage.tokens.start, min(passage.tokens.stop, n_scored))
+            yield Unit(index, passage.blocks, tokens, passage.start, passage.stop)
+
+
+def _block_units(index: int, document: Document) -> Iterator[Unit]:
+    interval = document.cache.interval
+    for block in range(document.cache.n_blocks):
+        run = Run(block, block + 1)
+        yield Unit(index, run, Run(block * interval, (block + 1) * interval), *document.chars_of_blocks(run))
+
+
+def _unit_sums(tokens: Sequence[Scores], units: Sequence[Unit]) -> Scores:
     """Attention mass of each unit."""
     sums = [np.concatenate([[0.0], np.cumsum(scores)]) for scores in tokens]
-    intervals = [document.cache.interval for document in documents]
-    return np.array(
-        [
-            sums[u.document][u.blocks.stop * intervals[u.document]]
-            - sums[u.document][u.blocks.start * intervals[u.document]]
-            for u in units
-        ]
-    )
+    return np.array([sums[u.document][u.tokens.stop] - sums[u.document][u.tokens.start] for u in units])
 
 
 def _peak(tokens: Scores, document: Document) -> float:
     units = _units([document], "passages")
-    return float(_unit_sums([tokens], units, [document]).max()) if units else 0.0
+    return float(_unit_sums([tokens], units).max()) if units else 0.0
 
 
 def _about_the_whole(tokens: Sequence[Scores], documents: Sequence[Document]) -> bool:
@@ -283,7 +301,7 @@ def _within_budget(
             continue
         chosen[unit.document].update(new)
         left -= len(new) * interval
-        used.append((Unit(unit.document, Run(unit.blocks.start, new[-1] + 1)), score))
+        used.append((replace(unit, blocks=Run(unit.blocks.start, new[-1] + 1)), score))
     blocks = tuple(np.array(sorted(each), dtype=np.int64) for each in chosen)
     return Selection(blocks, tuple(used), scope, unit_scores)
 
@@ -333,9 +351,8 @@ def _span_scores(spans: Sequence[Span], units: Sequence[Unit], documents: Sequen
     for span in spans:
         if span.document not in known:
             raise ConfigError(f"The retriever returned a span of {span.document!r}, which is not among the documents.")
-        covered = documents[known[span.document]].blocks_of_chars(span.start, span.end)
         for i in by_document[known[span.document]]:
-            if units[i].blocks.start < covered.stop and covered.start < units[i].blocks.stop:
+            if units[i].start < span.end and span.start < units[i].stop:
                 scores[i] = max(scores[i], span.score)
     return scores
 

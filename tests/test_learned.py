@@ -82,7 +82,9 @@ class Reference:
     most_distant: int = 0
 
     def read(self, prefix: Tensor, document: Tensor, *, interval: int, stride: int, window: int) -> None:
-        self._forward([("prefix", i) for i in range(len(prefix))], prefix, hidden_blocks=0, interval=interval)
+        if len(prefix):
+            places = [("prefix", i) for i in range(len(prefix))]
+            self._forward(places, prefix, hidden_blocks=0, interval=interval)
         n_blocks = len(document) // interval
         ends = [*range(0, n_blocks, stride // interval), n_blocks] if n_blocks else [0, 0]
         for first, last in pairwise(ends):
@@ -91,8 +93,6 @@ class Reference:
                 incoming += [("token", block * interval + j) for j in range(interval)] + [("l1", block)]
             if last == n_blocks:
                 incoming += [("token", t) for t in range(n_blocks * interval, len(document))]
-            if not incoming:
-                continue
             distant = next(
                 d
                 for d in range(first + 1)
@@ -191,17 +191,17 @@ def assert_equals(cache: BiLayerCache, reference: Reference, n_tokens: int) -> N
         torch.testing.assert_close(ours.values, theirs.values, atol=1e-4, rtol=0)
 
 
-CASES = {  # N, l, S, W, whether blocks turn distant
-    "whole strides": (64, 8, 16, 512, False),
+CASES = {  # N, l, S, W (without the prefix), whether blocks turn distant
+    "everything stays recent": (64, 8, 16, 512, False),
     "distant": (96, 8, 16, 50, True),
-    "distant, one block a stride": (80, 8, 8, 32, True),
     "distant, a tail": (93, 8, 16, 50, True),
+    "distant, one block a stride": (80, 8, 8, 32, True),
+    "only L1 fits": (64, 8, 16, 24, True),
+    "last stride shorter": (60, 4, 24, 48, True),
     "last stride shorter, a tail": (61, 4, 24, 48, True),
-    "last stride shorter, no tail": (60, 4, 24, 48, True),
-    "nothing recent fits": (64, 8, 16, 31, True),
-    "one stride is more than the document": (30, 8, 64, 128, False),
+    "shorter than a stride": (30, 8, 64, 128, False),
     "shorter than a block": (5, 8, 16, 64, False),
-    "exactly a block": (8, 8, 16, 64, False),
+    "one block": (8, 8, 16, 64, False),
     "blocks of one token": (20, 1, 4, 24, True),
     "stride not a multiple of the interval": (70, 8, 20, 48, True),
 }
@@ -209,22 +209,194 @@ CASES = {  # N, l, S, W, whether blocks turn distant
 
 def check(decoder: Decoder, parameters: L1Parameters, case: str, n_prefix: int) -> None:
     n_tokens, interval, stride, window, any_distant = CASES[case]
-    generator = torch.Generator().manual_seed(n_tokens)
-    ids = torch.randint(3, 64, (n_prefix + n_tokens,), generator=generator)
+    ids = torch.randint(3, 64, (n_prefix + n_tokens,), generator=torch.Generator().manual_seed(n_tokens))
     prefix, document = ids[:n_prefix], ids[n_prefix:]
-    reference, n_keys = Reference(decoder, parameters), []
+    plan = ReadingPlan(window=window + n_prefix, interval=interval, stride=stride)
+    reference = Reference(decoder, parameters)
     with torch.no_grad():
-        if n_prefix:
-            pass
-        reference.read(prefix, document, interval=interval, stride=stride, window=window)
+        reference.read(prefix, document, interval=interval, stride=stride, window=plan.window)
+    n_keys: list[int] = []
     cache = construct(
         decoder,
         LearnedProxy(parameters),
         prefix_ids=prefix,
         token_ids=document,
-        plan=ReadingPlan(window=window, interval=interval, stride=stride),
+        plan=plan,
         on_keys=n_keys.append,
     )
     assert (reference.most_distant > 0) == any_distant  # the case is what its name says
     assert n_keys == reference.n_keys
     assert_equals(cache, reference, n_tokens)
+
+
+@pytest.mark.parametrize("n_prefix", [0, 5])
+@pytest.mark.parametrize("case", CASES)
+def test_learned_reading_equals_the_reference(case: str, n_prefix: int) -> None:
+    check(DECODERS["llama"], noisy(DECODERS["llama"]), case, n_prefix)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_family_and_rank_equals_the_reference(family: str, rank: int) -> None:
+    check(DECODERS[family], noisy(DECODERS[family], rank), "distant, a tail", 5)
+
+
+def test_the_reference_tells_l1_rows_from_base_rows() -> None:
+    """Were L1 rows read with the base projections, the comparison above would see it."""
+    decoder = DECODERS["llama"]
+    parameters, copies = noisy(decoder), L1Parameters(decoder)
+    with torch.no_grad():
+        copies.embedding.copy_(parameters.embedding)
+    document, none = torch.arange(3, 60), torch.empty(0, dtype=torch.long)
+    reference = Reference(decoder, copies)
+    with torch.no_grad():
+        reference.read(none, document, interval=8, stride=16, window=64)
+    plan = ReadingPlan(window=64, interval=8, stride=16)
+    cache = construct(decoder, LearnedProxy(parameters), prefix_ids=none, token_ids=document, plan=plan)
+    assert (cache.l1.keys - reference.entries("l1", 0, 7).keys).abs().max() > 1
+    assert (cache.l2[1:, 1:, 0].flatten() - reference.entries("token", 8, 56).keys[1:].flatten()).abs().max() > 0.1
+
+
+# The window
+
+
+class Measured:
+    """A proxy that notes how many keys the model's cache really holds after each stride."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy, self.name, self.extra_slots = proxy, proxy.name, proxy.extra_slots
+        self.split = proxy.split
+        self.n_keys: list[int] = []
+
+    def read(self, decoder: Decoder, token_ids: Tensor, *, n_blocks: int, interval: int, past: Any) -> None:
+        self._proxy.read(decoder, token_ids, n_blocks=n_blocks, interval=interval, past=past)
+        self.n_keys.append(past.get_seq_length())
+
+
+def keys_by_brute_force(n_tokens: int, n_prefix: int, plan: ReadingPlan, extra: int) -> list[int] | None:
+    """Most keys within the window at each step, trying every count of distant blocks; `None` if none fits."""
+    if n_prefix >= plan.window // 2:
+        return None
+    n_blocks, per_stride = n_tokens // plan.interval, plan.stride // plan.interval
+    n_keys, done = [], 0
+    while True:
+        now = min(per_stride, n_blocks - done)
+        tail = n_tokens % plan.interval if done + now == n_blocks else 0
+        slots = plan.interval + extra
+        counts = [n_prefix + d + (done - d + now) * slots + tail for d in range(done + 1)]
+        fitting = [count for count in counts if count <= plan.window]
+        if not fitting:
+            return None
+        n_keys.append(max(fitting))
+        done += now
+        if done == n_blocks:
+            return n_keys
+
+
+@pytest.mark.parametrize("kind", ["pooled", "learned"])
+@settings(deadline=None, max_examples=40)
+@given(
+    n_tokens=st.integers(1, 150),
+    interval=st.sampled_from([2, 3, 4, 8]),
+    blocks_per_stride=st.integers(1, 5),
+    window=st.integers(8, 160),
+    n_prefix=st.integers(0, 6),
+)
+def test_no_step_attends_to_more_than_the_window(
+    kind: str, n_tokens: int, interval: int, blocks_per_stride: int, window: int, n_prefix: int
+) -> None:
+    decoder = DECODERS["llama"]
+    proxy = Measured(PooledProxy() if kind == "pooled" else LearnedProxy(L1Parameters(decoder)))
+    plan = ReadingPlan(window=window, interval=interval, stride=blocks_per_stride * interval)
+    expected = keys_by_brute_force(n_tokens, n_prefix, plan, proxy.extra_slots)
+    reported: list[int] = []
+
+    def read() -> BiLayerCache:
+        return construct(
+            decoder,
+            proxy,
+            prefix_ids=torch.arange(n_prefix),
+            token_ids=torch.arange(n_tokens) % 64,
+            plan=plan,
+            on_keys=reported.append,
+        )
+
+    if expected is None:
+        with pytest.raises(CapacityError):
+            read()
+    else:
+        cache = read()
+        assert reported == expected  # as many recent blocks as the window allows
+        assert cache.n_blocks * interval + len(cache.tail) == cache.n_tokens == n_tokens
+    assert reported == proxy.n_keys
+    assert all(count <= window for count in reported)
+
+
+# The hooks
+
+
+def nested_pass(decoder: Decoder, parameters: L1Parameters, ids: Tensor, *, n_blocks: int, interval: int) -> Tensor:
+    embeds = nested_embeddings(decoder, parameters, ids, n_blocks=n_blocks, interval=interval)
+    with l1_projections(decoder, parameters, l1_rows(n_blocks, interval, decoder.device)):
+        hidden: Tensor = decoder.base(inputs_embeds=embeds[None]).last_hidden_state
+    return hidden
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_gradients_reach_all_l1_parameters_and_no_base_weight(family: str, rank: int) -> None:
+    decoder = DECODERS[family]
+    parameters = noisy(decoder, rank)
+    nested_pass(decoder, parameters, torch.arange(3, 25), n_blocks=2, interval=8).pow(3).sum().backward()
+    for name, weight in parameters.named_parameters():
+        assert weight.grad is not None and weight.grad.isfinite().all(), name
+        assert weight.grad.abs().sum() > 0, name
+    assert all(weight.grad is None for weight in decoder.model.parameters())
+
+
+def test_l1_rows_owe_nothing_to_the_frozen_projection() -> None:
+    """Full rank replaces the row, so no gradient goes back through the base weights even where they could train."""
+    decoder = build("qwen2")
+    parameters, rows = noisy(decoder), torch.tensor([1, 4])
+    projection = decoder.base.layers[1].self_attn.k_proj.requires_grad_(True)
+    x = torch.randn(1, 6, 32)
+    with l1_projections(decoder, parameters, rows):
+        y = projection(x)
+    y[:, rows].sum().backward()
+    assert not projection.weight.grad.any() and not projection.bias.grad.any()
+    assert parameters.layers[1]["k"].weight.grad.any()
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_other_rows_are_the_base_models_own(family: str) -> None:
+    decoder = DECODERS[family]
+    rows, others = torch.tensor([1, 4]), torch.tensor([0, 2, 3, 5])
+    x = torch.randn(2, 6, 32)
+    attention = decoder.attentions[2]
+    modules = [getattr(attention, n) for n in ("q_proj", "k_proj", "v_proj", "qkv_proj") if hasattr(attention, n)]
+    for module in modules:
+        plain = module(x)
+        with l1_projections(decoder, noisy(decoder), rows):
+            y = module(x)
+        assert torch.equal(y[:, others], plain[:, others])
+        assert ((y[:, rows] - plain[:, rows]).abs() > 0.1).any(dim=-1).all()
+
+
+def test_the_hooks_go_when_the_block_is_left_by_an_error() -> None:
+    decoder = DECODERS["llama"]
+    ids = torch.arange(3, 20)[None]
+    before = decoder.base(input_ids=ids).last_hidden_state
+    with pytest.raises(RuntimeError, match="stop"), l1_projections(decoder, noisy(decoder), torch.tensor([3])):
+        raise RuntimeError("stop")
+    assert torch.equal(decoder.base(input_ids=ids).last_hidden_state, before)
+
+
+def test_untrained_parameters_are_the_base_model_reading_its_end_token() -> None:
+    """Full rank starts as a copy and low rank as no change: an L1 token is then an ordinary end-of-text token."""
+    decoder = DECODERS["qwen2"]
+    ids = torch.arange(3, 22)
+    nested = torch.cat([ids[:8], torch.tensor([2]), ids[8:16], torch.tensor([2]), ids[16:]])
+    plain = decoder.base(input_ids=nested[None]).last_hidden_state
+    for rank in (0, 2):
+        hidden = nested_pass(decoder, L1Parameters(decoder, rank=rank), ids, n_blocks=2, interval=8)
+        torch.testing.assert_close(hidden, plain, atol=1e-5, rtol=0)

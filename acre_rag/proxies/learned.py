@@ -108,7 +108,7 @@ def nested_embeddings(
 ) -> Tensor:
     """Eq. 5: `[T]` token ids to `[T + n, hidden]` embeddings in nested order; a tail gets no L1 token."""
     tokens: Tensor = decoder.base.embed_tokens(token_ids)
-    blocks = tokens[: n_blocks * interval].view(n_blocks, interval, -1)
+    blocks = tokens[: n_blocks * interval].view(n_blocks, interval, tokens.shape[-1])
     l1 = parameters.embedding.to(tokens).expand(n_blocks, 1, -1)
     nested = torch.cat([blocks, l1], dim=1).flatten(0, 1)
     return torch.cat([nested, tokens[n_blocks * interval :]])

@@ -1,0 +1,118 @@
+"""Reading: the window is never exceeded, memory does not grow with the document, Ctrl-C leaves nothing."""
+
+import gc
+
+import pytest
+import torch
+from conftest import tiny_decoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acre_rag import ACRE, ACREConfig
+from acre_rag.construct import ReadingPlan, construct
+from acre_rag.errors import CapacityError
+from acre_rag.models import Decoder
+from acre_rag.proxies import PooledProxy
+
+
+def read(decoder: Decoder, n_tokens: int, plan: ReadingPlan, n_prefix: int = 5, **options):
+    ids = torch.randint(3, 259, (n_prefix + n_tokens,), generator=torch.Generator().manual_seed(n_tokens))
+    return construct(
+        decoder, PooledProxy(), prefix_ids=ids[:n_prefix], token_ids=ids[n_prefix:], plan=plan, **options
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 300), st.sampled_from([4, 8, 16]), st.integers(1, 6), st.integers(64, 160))
+def test_every_token_is_read_within_the_window(n_tokens: int, interval: int, blocks: int, window: int) -> None:
+    plan = ReadingPlan(window=window, interval=interval, stride=blocks * interval)
+    steps: list[int] = []
+    done: list[tuple[int, int]] = []
+    try:
+        cache = read(
+            tiny_decoder(), n_tokens, plan, on_keys=steps.append, progress=lambda *pair: done.append(pair)
+        )
+    except CapacityError as error:
+        assert str(window) in str(error)
+        return
+    assert max(steps) <= window
+    assert done[-1] == (n_tokens, n_tokens) and done == sorted(done)
+    assert cache.n_blocks == n_tokens // interval == len(cache.l2)
+    assert len(cache.tail) == n_tokens % interval
+    assert cache.n_tokens == n_tokens
+
+
+def test_pooled_entries_are_the_means_of_their_blocks() -> None:
+    cache = read(tiny_decoder(), 90, ReadingPlan(window=64, interval=8, stride=16))
+    for block in range(cache.n_blocks):
+        torch.testing.assert_close(cache.l1.keys[:, :, block], cache.l2[block, :, 0].mean(dim=2))
+        torch.testing.assert_close(cache.l1.values[:, :, block], cache.l2[block, :, 1].mean(dim=2))
+
+
+def test_retrieval_head_keys_are_slices_of_l2() -> None:
+    cache = read(tiny_decoder(), 90, ReadingPlan(window=64, interval=8, stride=16), key_heads=[(0, 1), (2, 0)])
+    for row, (layer, head) in enumerate([(0, 1), (2, 0)]):
+        assert torch.equal(cache.head_keys[row], cache.l2[:, layer, 0, head].flatten(0, 1))
+
+
+def test_within_the_window_the_stride_does_not_matter() -> None:
+    one, many = (read(tiny_decoder(), 120, ReadingPlan(window=256, interval=8, stride=s)) for s in (120, 8))
+    torch.testing.assert_close(one.l2, many.l2, atol=1e-4, rtol=1e-3)
+
+
+def live_tensor_bytes(known: set[int]) -> int:
+    """Bytes of all float tensors that came to life since `known` was taken, each storage once."""
+    seen: dict[int, int] = {}
+    for thing in gc.get_objects():
+        if isinstance(thing, torch.Tensor) and thing.is_floating_point():
+            storage = thing.untyped_storage()
+            if storage.data_ptr() not in known:
+                seen[storage.data_ptr()] = storage.nbytes()
+    return sum(seen.values())
+
+
+def test_working_memory_grows_with_l1_alone() -> None:
+    """Live tensor bytes at every stride, minus L1 and L2, stay flat however long the document is."""
+    decoder = tiny_decoder()
+    read(decoder, 64, ReadingPlan(window=256, interval=8, stride=32))  # fill the rotation tables
+    known = {t.untyped_storage().data_ptr() for t in gc.get_objects() if isinstance(t, torch.Tensor)}
+    working = {}
+    for n_tokens in (400, 800, 1600):
+        peaks: list[int] = []
+        read(
+            decoder,
+            n_tokens,
+            ReadingPlan(window=256, interval=8, stride=32),
+            progress=lambda *_: peaks.append(live_tensor_bytes(known)),
+        )
+        # per token: L2 itself, and one L1 entry (prefilled buffer) per block
+        l2 = (n_tokens // 8) * 8 * decoder.kv_bytes_per_token
+        l1 = (n_tokens // 8) * decoder.kv_bytes_per_token
+        working[n_tokens] = max(peaks) - l2 - l1
+    # what remains is one window of slots, and the distant L1 entries once more, rotated
+    window_bytes = 256 * decoder.kv_bytes_per_token
+    assert all(0 < each <= 4 * window_bytes for each in working.values()), working
+    assert working[1600] <= 1.1 * working[400], working
+
+
+def test_ctrl_c_leaves_no_half_made_document(tiny_acre: ACRE) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny_acre.add("abc def. " * 60, id="book", progress=interrupt)
+    assert tiny_acre.documents == {}
+    document = tiny_acre.add("abc def. " * 60, id="book")
+    assert document.n_tokens == 540
+    assert tiny_acre.ask("what?", settings=None).sources
+
+
+def test_a_document_that_cannot_fit_is_refused_with_numbers(tiny: Decoder) -> None:
+    acre = ACRE(tiny, config=ACREConfig(window=64, interval=8))
+    with pytest.raises(CapacityError, match=r"interval of at least 63"):
+        acre.add("x" * 2000)
+    with pytest.raises(CapacityError, match=r"at most 4,096 fit"):
+        ACRE(tiny, config=ACREConfig(window=64)).add("x" * 5000)
+    with pytest.raises(CapacityError, match=r"104,857,600 characters"):
+        ACRE(tiny, config=ACREConfig(window=1024)).add("x" * (100 << 20))

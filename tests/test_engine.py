@@ -1,0 +1,206 @@
+"""The public API on a tiny model: what is asked is answered, nothing is changed by answering."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_decoder
+
+from acre_rag import ACRE, ACREConfig, Answer, GenerationSettings
+from acre_rag.errors import AcreError, CapacityError, ConfigError, DocumentError
+from acre_rag.models import Decoder
+from acre_rag.retrieve import Span
+
+TEXT = "\n\n".join(f"Paragraph {i}: the {word} is in room {i}." for i, word in enumerate(
+    "apple bread chair drum eagle flag glove horn ink jar kite lamp mask nail oar pipe quill rope ship tent".split()
+))
+SHORT = GenerationSettings(max_new_tokens=12)
+
+
+@pytest.fixture
+def acre(tiny_acre: ACRE) -> ACRE:
+    tiny_acre.add(TEXT, id="rooms")
+    return tiny_acre
+
+
+@pytest.mark.parametrize("select", ["paper", "consensus", "retriever", "hybrid"])
+@pytest.mark.parametrize("granularity", ["blocks", "passages"])
+@pytest.mark.parametrize("l1_context", [True, False])
+def test_every_strategy_answers_within_eq_17(tiny: Decoder, select: str, granularity: str, l1_context: bool) -> None:
+    config = ACREConfig(
+        window=512, interval=8, stride=64, passage_tokens=32, max_passages=2, budget=64,
+        select=select, granularity=granularity, l1_context=l1_context,
+    )
+    acre = ACRE(tiny, config=config)
+    document = acre.add(TEXT)
+    answer = acre.ask("Where is the horn?", settings=SHORT)
+    assert 0 < answer.usage.refilled_tokens <= 64
+    cache = document.cache
+    l1 = cache.n_blocks if l1_context else 0
+    assert answer.usage.cached_tokens == len(cache.prefix) + l1 + answer.usage.refilled_tokens + len(cache.tail)
+    assert answer.usage.generated_tokens <= 12
+    for source in answer.sources:
+        assert source.document == document.id and source.text == TEXT[source.start : source.end] != ""
+    assert [s.score for s in answer.sources] == sorted((s.score for s in answer.sources), reverse=True)
+    spans = sorted((s.start, s.end) for s in answer.sources)
+    if select != "paper":  # neighbours are merged, so nothing overlaps, and the sources are what was refilled
+        assert all(a[1] < b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert sum(len(document.blocks_of_chars(*span)) for span in spans) * 8 == answer.usage.refilled_tokens
+
+
+def test_a_b_a_gives_the_same_answer_twice_bit_for_bit(acre: ACRE) -> None:
+    cache = acre.documents["rooms"].cache
+    before = [t.clone() for t in (cache.l1.keys, cache.l1.values, cache.l2, cache.prefix.keys, cache.tail.keys)]
+    first = acre.ask("Where is the drum?", settings=SHORT)
+    acre.ask("What hangs in room seven, and why?", settings=SHORT)
+    again = acre.ask("Where is the drum?", settings=SHORT)
+    assert (first.text, first.sources) == (again.text, again.sources)
+    after = (cache.l1.keys, cache.l1.values, cache.l2, cache.prefix.keys, cache.tail.keys)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_batch_gives_the_serial_answers(acre: ACRE) -> None:
+    questions = ["Where is the drum?", "Kite?", "In which room do I find the quill and the rope?"]
+    serial = [acre.ask(q, settings=SHORT) for q in questions]
+    batched = acre.ask_batch(questions, settings=SHORT)
+    assert [(a.text, a.sources) for a in batched] == [(a.text, a.sources) for a in serial]
+    assert len({a.text for a in serial}) > 1
+    assert acre.ask_batch([]) == []
+
+
+def test_a_stream_gives_the_same_text_in_pieces(acre: ACRE) -> None:
+    *pieces, answer = acre.stream("Where is the lamp?", settings=SHORT)
+    assert isinstance(answer, Answer) and all(isinstance(p, str) for p in pieces)
+    assert "".join(pieces).strip() == answer.text == acre.ask("Where is the lamp?", settings=SHORT).text
+
+
+def test_sampling_is_repeatable_with_a_seed_and_varies_without(acre: ACRE) -> None:
+    def sample(seed: int) -> str:
+        return acre.ask("Where?", settings=GenerationSettings(max_new_tokens=12, temperature=2.0, seed=seed)).text
+
+    state = torch.get_rng_state()
+    assert sample(1) == sample(1)
+    assert torch.equal(state, torch.get_rng_state())  # the caller's random numbers are left alone
+    assert len({sample(seed) for seed in range(5)}) > 1
+
+
+def test_a_retriever_decides_what_is_refilled(tiny: Decoder) -> None:
+    place = TEXT.index("the mask is")
+
+    def finds_the_mask(question: str, documents):
+        return [Span(documents[0].id, place, place + 20, 1.0)]
+
+    config = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, select="retriever", granularity="blocks")
+    acre = ACRE(tiny, config=config, retriever=finds_the_mask)
+    acre.add(TEXT, id="rooms")
+    source = acre.ask("Where is the mask?", settings=SHORT).sources[0]
+    assert source.start <= place and source.end >= place + 20 and source.end - source.start < 60
+
+
+def test_a_retriever_naming_another_document_is_an_error(tiny: Decoder) -> None:
+    acre = ACRE(
+        tiny,
+        config=ACREConfig(window=512, interval=8, select="retriever"),
+        retriever=lambda question, documents: [Span("elsewhere", 0, 5, 1.0)],
+    )
+    acre.add(TEXT)
+    with pytest.raises(ConfigError, match="'elsewhere'"):
+        acre.ask("Where?")
+
+
+def test_bm25_finds_the_paragraph(tiny: Decoder) -> None:
+    config = ACREConfig(window=512, interval=8, passage_tokens=32, max_passages=1, select="retriever")
+    acre = ACRE(tiny, config=config)
+    acre.add(TEXT)
+    assert "the eagle is in room 4" in acre.ask("Where is the eagle?", settings=SHORT).sources[0].text
+    assert acre.ask("zzz?", settings=SHORT).sources == ()  # no common word: nothing is refilled
+
+
+def test_two_documents_answer_together_and_sources_name_them(acre: ACRE) -> None:
+    acre.add(TEXT.replace("room", "hall"), id="halls")
+    answer = acre.ask("Where is the drum?", settings=SHORT)
+    one = acre.ask("Where is the drum?", "halls", settings=SHORT)
+    assert {s.document for s in one.sources} == {"halls"}
+    assert {s.document for s in answer.sources} <= {"halls", "rooms"}
+    caches = [d.cache for d in acre.documents.values()]
+    fixed = len(caches[0].prefix) + sum(c.n_blocks + len(c.tail) for c in caches)
+    assert answer.usage.cached_tokens == fixed + answer.usage.refilled_tokens
+
+
+def test_documents_have_names_and_can_be_forgotten(acre: ACRE) -> None:
+    assert acre.add(TEXT, id="rooms") is acre.documents["rooms"]
+    with pytest.raises(DocumentError, match="another text"):
+        acre.add("something else", id="rooms")
+    with pytest.raises(DocumentError, match="No document 'attic'; there are: rooms"):
+        acre.ask("Where?", "attic")
+    acre.remove("rooms")
+    with pytest.raises(DocumentError, match="add one first"):
+        acre.ask("Where?")
+    with pytest.raises(DocumentError, match="there are: none"):
+        acre.remove("rooms")
+
+
+@pytest.mark.parametrize("text", ["", "  \n\t "])
+def test_an_empty_document_is_refused(tiny_acre: ACRE, text: str) -> None:
+    with pytest.raises(DocumentError, match="empty"):
+        tiny_acre.add(text)
+
+
+def test_a_document_shorter_than_a_block_is_answered_whole(tiny_acre: ACRE) -> None:
+    tiny_acre.add("Hi Bob", id="note")
+    answer = tiny_acre.ask("Who?", settings=SHORT)
+    assert answer.usage.refilled_tokens == 0 and answer.sources == ()
+    assert answer.usage.cached_tokens == len(tiny_acre.documents["note"].cache.prefix) + 6
+
+
+def test_a_question_longer_than_the_window_is_refused(acre: ACRE) -> None:
+    with pytest.raises(CapacityError, match="window=512"):
+        acre.ask("why " * 200)
+    assert acre.ask("Where is the drum?", settings=SHORT).sources
+
+
+def test_an_empty_question_is_refused(acre: ACRE) -> None:
+    with pytest.raises(ConfigError, match="question is empty"):
+        acre.ask("  ")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}, {"stop": ("",)}],
+)
+def test_absurd_generation_settings_are_refused(wrong: dict) -> None:
+    with pytest.raises(ConfigError):
+        GenerationSettings(**wrong)
+
+
+def test_a_window_beyond_the_models_is_refused(tiny: Decoder) -> None:
+    with pytest.raises(ConfigError, match="1,024 positions"):
+        ACRE(tiny, config=ACREConfig(window=4096))
+
+
+def test_per_layer_selection_serves_one_document_only(tiny: Decoder) -> None:
+    acre = ACRE(tiny, config=ACREConfig(window=512, interval=8, select="paper"))
+    acre.add(TEXT, id="a")
+    acre.add(TEXT[:200], id="b")
+    with pytest.raises(ConfigError, match="one document"):
+        acre.ask("Where?")
+
+
+def test_errors_share_one_base() -> None:
+    assert issubclass(CapacityError, AcreError) and issubclass(AcreError, ValueError)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "phi3", "mistral"])
+def test_other_families_answer(family: str) -> None:
+    acre = ACRE(tiny_decoder(family), config=ACREConfig(window=512, interval=8, stride=64, passage_tokens=32))
+    acre.add(TEXT)
+    assert acre.ask("Where is the drum?", settings=SHORT).usage.refilled_tokens > 0
+
+
+def test_per_layer_blocks_are_chosen_by_each_layer(tiny: Decoder) -> None:
+    config = ACREConfig(window=512, interval=8, stride=64, select="paper", granularity="blocks", budget=40)
+    acre = ACRE(tiny, config=config)
+    acre.add(TEXT)
+    blocks = acre.select("Where is the drum?").blocks[0]
+    assert blocks.shape == (3, 5)
+    assert all(np.array_equal(row, np.unique(row)) for row in blocks)
+    assert len({tuple(row) for row in blocks}) > 1

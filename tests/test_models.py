@@ -1,0 +1,158 @@
+"""Loading: four ways in, and a clear refusal for everything else."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, byte_tokenizer, tiny_decoder
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    FalconConfig,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from acre_rag.errors import MissingExtraError, ModelError, UnsupportedModelError
+from acre_rag.models import BUILTIN, Decoder, check_supported, load_decoder
+
+
+def build(config: object) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def test_a_local_folder_loads(tmp_path: Path) -> None:
+    tiny_decoder().model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    loaded = load_decoder(tmp_path, dtype="float32")
+    assert loaded.digest == tiny_decoder().digest
+    assert loaded.architecture == "llama-3x4x2x8-32-300"
+    assert load_decoder(tmp_path, dtype="bfloat16").digest == loaded.digest  # however it was loaded
+    assert load_decoder(tmp_path, dtype="bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.model
+def test_the_built_in_model_loads_from_its_gguf_file(smollm2: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The converted copy (used from the second time on) is the model that the GGUF file holds."""
+    monkeypatch.setattr("acre_rag.gguf.user_cache_path", lambda _: tmp_path)
+    fresh = load_decoder(BUILTIN, dtype="float32")
+    assert fresh.architecture == "llama-30x9x3x64-576-49152"
+    again = load_decoder(BUILTIN, dtype="float32")
+    assert next(tmp_path.rglob("model.safetensors")).stat().st_size > 500_000_000
+    assert again.digest == fresh.digest == smollm2.digest
+    text = "<|im_start|>user\nÉtude, 42!<|im_end|>"
+    assert again.tokenizer(text).input_ids == fresh.tokenizer(text).input_ids
+
+
+REFUSED = {
+    "sliding window": (lambda: MistralConfig(**TINY, sliding_window=64), "sliding"),
+    "qwen2 with sliding layers": (
+        lambda: Qwen2Config(**TINY, use_sliding_window=True, sliding_window=64, max_window_layers=1),
+        "sliding_attention",
+    ),
+    "hybrid attention": (lambda: Gemma2Config(**TINY, head_dim=8), "sliding_attention"),
+    "no rotary embedding": (lambda: GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=300), "rotary"),
+    "encoder": (lambda: BertConfig(**{**TINY, "is_decoder": True}), "decoder layers"),
+    "unknown projections": (
+        lambda: FalconConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=300),
+        "decoder layers",
+    ),
+    "longrope": (
+        lambda: LlamaConfig(
+            **TINY,
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "factor": 2.0,
+                "short_factor": [1.0] * 4,
+                "long_factor": [2.0] * 4,
+                "original_max_position_embeddings": 512,
+            },
+        ),
+        "longrope",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_not_supported_is_refused_with_the_reason(kind: str) -> None:
+    config, reason = REFUSED[kind]
+    with pytest.raises(UnsupportedModelError, match=reason):
+        Decoder(model=build(config()), tokenizer=None, name=kind)
+
+
+def test_an_encoder_decoder_is_refused() -> None:
+    model = T5ForConditionalGeneration(T5Config(d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4, vocab_size=50))
+    with pytest.raises(UnsupportedModelError, match="encoder-decoder"):
+        check_supported(model)
+
+
+def test_an_unknown_rotation_is_noticed_by_the_probe() -> None:
+    """A family that rotates pairs next to each other would give wrong answers: its keys are not our rotation."""
+    model = build(LlamaConfig(**TINY))
+
+    class Interleaved(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            cos, sin = self.inner(x, position_ids)
+            return cos.repeat_interleave(2, -1)[..., : cos.shape[-1]], sin.roll(1, -1)
+
+    model.model.rotary_emb = Interleaved(model.model.rotary_emb)
+    with pytest.raises(UnsupportedModelError, match="not a rotation"):
+        Decoder(model=model, tokenizer=None, name="odd")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing.gguf", "GGUF file not found"),
+        ("empty-folder", "config.json"),
+        ("notes.txt", "unknown kind"),
+        ("damaged.gguf", "cannot be loaded"),
+    ],
+)
+def test_what_is_not_a_model_is_named(name: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "empty-folder").mkdir()
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "damaged.gguf").write_bytes(b"GGUF" + b"\0" * 40)
+    with pytest.raises(ModelError, match=reason):
+        load_decoder(tmp_path / name)
+
+
+def test_a_hub_id_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"'nobody/nothing' cannot be loaded.*local folder"):
+        load_decoder("nobody/nothing")
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [({"device": "warp9"}, ModelError), ({"dtype": "int3"}, ModelError), ({"attn_implementation": "magic"}, ModelError)],
+)
+def test_options_that_this_machine_cannot_serve(option: dict[str, str], error: type, tmp_path: Path) -> None:
+    tiny_decoder().model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(error):
+        load_decoder(tmp_path, **option)
+
+
+def test_flash_attention_asks_for_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    with pytest.raises(MissingExtraError, match=r"acre-rag\[gpu\]"):
+        load_decoder(attn_implementation="flash_attention_2")
+
+
+def test_the_built_in_model_asks_for_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    with pytest.raises(MissingExtraError, match=r"acre-rag\[demo\]"):
+        load_decoder(BUILTIN)
