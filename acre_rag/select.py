@@ -1,6 +1,6 @@
 """Question to chosen blocks (Eq. 15-17): four strategies behind one interface; reads no L2 and decodes nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,10 +16,9 @@ from acre_rag.errors import CapacityError, ConfigError
 from acre_rag.heads import RetrievalHeads
 from acre_rag.models import Decoder
 from acre_rag.question import global_view, question_queries
-from acre_rag.retrieve import Retriever, Span, bm25_retriever
+from acre_rag.retrieve import Retriever, bm25_retriever
 from acre_rag.scores import head_scores, pooled_scores
-
-Scores = NDArray[np.float64]
+from acre_rag.units import Scores, Unit, fill_exactly, rank_units, span_scores, split_units, unit_sums, z_scores
 
 
 @dataclass(frozen=True)
@@ -35,25 +34,6 @@ class Question:
     text: str
     ids: Tensor
     own: slice
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What is refilled or left as a whole: a passage or a single block of one document.
-
-    Attributes:
-        document: its place among the documents asked.
-        blocks: blocks that cover it.
-        tokens: its own tokens, scored (those of the tail excepted).
-        start: its first character.
-        stop: one past its last character.
-    """
-
-    document: int
-    blocks: Run
-    tokens: Run
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -108,45 +88,27 @@ class Selector:
         """
         if config.select == "paper":
             return self._paper(question, documents, config=config, budget_tokens=budget_tokens)
-        units = _units(documents, config.granularity)
+        units = split_units(documents, config.granularity)
         if config.select == "retriever":
             return _by_retriever(question, documents, config, budget_tokens, retriever)
-        tokens = self.token_scores(question, documents)
-        scores = _unit_sums(tokens, units)
-        if _about_the_whole(tokens, documents):
+        raw = self._raw_scores(question, documents)
+        scores = unit_sums(_without_prior(raw, documents), units)
+        if _about_the_whole(raw, documents):
             return _spread(units, scores, documents, config, budget_tokens)
         if config.select == "hybrid":
             spans = retriever(question.text, documents)
-            scores = _z(scores) + _z(_span_scores(spans, units, documents))
+            scores = z_scores(scores) + z_scores(span_scores(spans, units, documents))
         return _top(units, scores, documents, config, budget_tokens)
 
     def with_prior(self, document: Document, questions: Sequence[Question]) -> Document:
-        """The document with its prior: what content-free questions attend to, computed once.
-
-        Each question's own peak is taken against the mean of the others, so the peaks tell how far a question
-        without content stands out in this document.
-        """
+        """The document with its prior: what content-free questions attend to, computed once."""
         if not document.cache.n_blocks:
             return document
         raw = torch.stack([self._raw_scores(question, [document])[0] for question in questions])  # [n, M * l]
         mean = raw.mean(dim=0)
-        left_out = (raw.sum(dim=0) - raw) / max(1, len(questions) - 1)
-        peaks = tuple(_peak((one - others).cpu().numpy(), document) for one, others in zip(raw, left_out, strict=True))
-        return replace(document, cache=replace(document.cache, prior=Prior(mean, peaks)))
-
-    def token_scores(self, question: Question, documents: Sequence[Document]) -> list[Scores]:
-        """Score of every blocked token of each document, the prior taken off.
-
-        Several documents share one softmax; each prior is scaled to the mass that its document received.
-        """
-        raw = self._raw_scores(question, documents)
-        results = []
-        for scores, document in zip(raw, documents, strict=True):
-            prior = document.cache.prior
-            share = 0.0 if prior is None else scores.sum() / prior.scores.sum().clamp_min(1e-12)
-            corrected = scores if prior is None else scores - share * prior.scores
-            results.append(corrected.double().cpu().numpy())
-        return results
+        others = (raw.sum(dim=0) - raw) / max(1, len(questions) - 1)
+        distances = tuple(_distance(one, rest, document) for one, rest in zip(raw, others, strict=True))
+        return replace(document, cache=replace(document.cache, prior=Prior(mean, distances)))
 
     def _queries(self, question: Question, documents: Sequence[Document]) -> Tensor:
         view = global_view([document.cache for document in documents])
@@ -181,17 +143,17 @@ class Selector:
         queries = self._queries(question, documents)
         scores = pooled_scores(queries, document.cache.l1.keys, scaling=self._decoder.scaling, rope=self._decoder.rope)
         per_layer = scores.double().cpu().numpy()  # [L, M]
-        units = _units(documents, config.granularity)
+        units = split_units(documents, config.granularity)
         interval = document.cache.interval
         n_refill = min(budget_tokens // interval, document.cache.n_blocks)
         if config.granularity == "passages":
             widest = sum(sorted((len(unit.blocks) for unit in units), reverse=True)[: config.max_passages])
             n_refill = min(n_refill, widest)
-        rows = [_fill_exactly(units, layer, n_refill, config.granularity) for layer in per_layer]
+        rows = [fill_exactly(units, layer, n_refill, config.granularity) for layer in per_layer]
         blocks = np.array(rows, dtype=np.int64).reshape(len(per_layer), n_refill)
-        shared = _unit_sums([np.repeat(per_layer.mean(axis=0) / interval, interval)], units)
+        shared = unit_sums([np.repeat(per_layer.mean(axis=0) / interval, interval)], units)
         counts = np.bincount(blocks.ravel(), minlength=document.cache.n_blocks) / len(per_layer)
-        ranked = [(u, float(s)) for u, s in _ranked(units, shared) if counts[u.blocks.start : u.blocks.stop].any()]
+        ranked = [(u, float(s)) for u, s in rank_units(units, shared) if counts[u.blocks.start : u.blocks.stop].any()]
         shown = ranked[: max(1, config.max_passages if config.granularity == "passages" else n_refill)]
         return Selection(
             (blocks,), tuple(shown) if n_refill else (), "passages", tuple(zip(units, shared, strict=True))
@@ -223,48 +185,40 @@ def refill_budget(documents: Sequence[Document], *, window: int, reserved_tokens
     return min(room, config.budget)
 
 
-def _units(documents: Sequence[Document], granularity: str) -> list[Unit]:
-    split = _passage_units if granularity == "passages" else _block_units
-    return [unit for index, document in enumerate(documents) for unit in split(index, document)]
+def _without_prior(raw: Sequence[Tensor], documents: Sequence[Document]) -> list[Scores]:
+    """Scores of every blocked token, the prior taken off.
+
+    Several documents share one softmax; each prior is scaled to the mass that its document received.
+    """
+    results = []
+    for scores, document in zip(raw, documents, strict=True):
+        prior = document.cache.prior
+        if prior is not None:
+            scores = scores - scores.sum() / prior.scores.sum().clamp_min(1e-12) * prior.scores
+        results.append(scores.double().cpu().numpy())
+    return results
 
 
-def _passage_units(index: int, document: Document) -> Iterator[Unit]:
-    n_scored = document.cache.n_blocks * document.cache.interval
-    for passage in document.passages:
-        if passage.blocks:
-            tokens = Run(passage.tokens.start, min(passage.tokens.stop, n_scored))
-            yield Unit(index, passage.blocks, tokens, passage.start, passage.stop)
+def _distance(scores: Tensor, prior: Tensor, document: Document) -> float:
+    """Total variation between two distributions over a document's passages."""
+    units = split_units([document], "passages")
+    pair = [unit_sums([each.double().cpu().numpy()], units) for each in (scores, prior)]
+    first, second = (each / max(each.sum(), 1e-12) for each in pair)
+    return float(np.abs(first - second).sum() / 2)
 
 
-def _block_units(index: int, document: Document) -> Iterator[Unit]:
-    interval = document.cache.interval
-    for block in range(document.cache.n_blocks):
-        run = Run(block, block + 1)
-        yield Unit(index, run, Run(block * interval, (block + 1) * interval), *document.chars_of_blocks(run))
+def _about_the_whole(raw: Sequence[Tensor], documents: Sequence[Document]) -> bool:
+    """Whether a question points nowhere in particular, in any document.
 
-
-def _unit_sums(tokens: Sequence[Scores], units: Sequence[Unit]) -> Scores:
-    """Attention mass of each unit."""
-    sums = [np.concatenate([[0.0], np.cumsum(scores)]) for scores in tokens]
-    return np.array([sums[u.document][u.tokens.stop] - sums[u.document][u.tokens.start] for u in units])
-
-
-def _peak(tokens: Scores, document: Document) -> float:
-    units = _units([document], "passages")
-    return float(_unit_sums([tokens], units).max()) if units else 0.0
-
-
-def _about_the_whole(tokens: Sequence[Scores], documents: Sequence[Document]) -> bool:
-    """Whether a question points nowhere in particular: no passage stands out more than for content-free questions."""
-    peaks = [document.cache.prior.peaks for document in documents if document.cache.prior]
-    if len(peaks) != len(documents):
-        return False
-    highest = max(_peak(scores, document) for scores, document in zip(tokens, documents, strict=True))
-    return highest <= max(float(np.median(each)) for each in peaks)
-
-
-def _ranked(units: Sequence[Unit], scores: Scores) -> list[tuple[Unit, float]]:
-    return [(units[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
+    Measured on real questions (benchmarks/LOG.md): the distance of a question's attention from the prior tells a
+    content-free question from one with content better than its highest peak; the document's own content-free
+    questions give the threshold.
+    """
+    for scores, document in zip(raw, documents, strict=True):
+        prior = document.cache.prior
+        if prior is None or _distance(scores, prior.scores, document) > float(np.median(prior.distances)):
+            return False
+    return True
 
 
 def _top(
@@ -276,7 +230,7 @@ def _top(
     scope: str = "passages",
 ) -> Selection:
     """Best units first, until the budget (Eq. 17) or the number of passages is reached."""
-    ranked = _ranked(units, scores)
+    ranked = rank_units(units, scores)
     most = config.max_passages if config.granularity == "passages" else len(ranked)
     return _within_budget(
         ranked[:most], documents, budget_tokens, scope, tuple(zip(units, scores.tolist(), strict=True))
@@ -329,47 +283,11 @@ def _by_retriever(
 ) -> Selection:
     """Blocks that cover the retriever's spans; passages widen each span to the passages that it touches."""
     spans = retriever(question.text, documents)
-    units = _units(documents, config.granularity)
-    scores = _span_scores(spans, units, documents)
-    touched = [(unit, score) for unit, score in _ranked(units, scores) if score > scores.min(initial=0.0)]
+    units = split_units(documents, config.granularity)
+    scores = span_scores(spans, units, documents)
+    touched = [(unit, score) for unit, score in rank_units(units, scores) if score > scores.min(initial=0.0)]
     if config.granularity == "passages":
         touched = touched[: config.max_passages]
     return _within_budget(
         touched, documents, budget_tokens, "passages", tuple(zip(units, scores.tolist(), strict=True))
     )
-
-
-def _span_scores(spans: Sequence[Span], units: Sequence[Unit], documents: Sequence[Document]) -> Scores:
-    """Best score among the spans that overlap each unit; just below the lowest one where none does."""
-    known = {document.id: d for d, document in enumerate(documents)}
-    floor = min((span.score for span in spans), default=0.0)
-    floor -= abs(floor) * 1e-6 + 1e-9
-    scores = np.full(len(units), floor)
-    by_document: list[list[int]] = [[] for _ in documents]
-    for i, unit in enumerate(units):
-        by_document[unit.document].append(i)
-    for span in spans:
-        if span.document not in known:
-            raise ConfigError(f"The retriever returned a span of {span.document!r}, which is not among the documents.")
-        for i in by_document[known[span.document]]:
-            if units[i].start < span.end and span.start < units[i].stop:
-                scores[i] = max(scores[i], span.score)
-    return scores
-
-
-def _z(scores: Scores) -> Scores:
-    spread = scores.std()
-    return (scores - scores.mean()) / spread if spread > 0 else np.zeros_like(scores)
-
-
-def _fill_exactly(units: Sequence[Unit], block_scores: Scores, n_refill: int, granularity: str) -> list[int]:
-    """Exactly `n_refill` blocks, best units first (all layers must refill the same number)."""
-    if granularity == "blocks":
-        return sorted(np.argsort(-block_scores, kind="stable")[:n_refill].tolist())
-    sums = np.array([block_scores[u.blocks.start : u.blocks.stop].sum() for u in units])
-    chosen: list[int] = []
-    for i in np.argsort(-sums, kind="stable"):
-        chosen += [b for b in range(units[i].blocks.start, units[i].blocks.stop) if b not in chosen]
-        if len(chosen) >= n_refill:
-            break
-    return sorted(chosen[:n_refill])

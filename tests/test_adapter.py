@@ -69,9 +69,7 @@ def assert_same_reading(ours: BiLayerCache, theirs: BiLayerCache) -> None:
     assert torch.equal(ours.l2, theirs.l2)
 
 
-def authors_layout(
-    parameters: L1Parameters, mark: str = "acre", lead: str = "model."
-) -> dict[str, torch.Tensor]:
+def authors_layout(parameters: L1Parameters, mark: str = "acre", lead: str = "model.") -> dict[str, torch.Tensor]:
     named = {f"{lead}{mark}_embed_tokens.weight": parameters.embedding.detach()[None].clone()}
     for i, layer in enumerate(parameters.layers):
         for kind in "qkv":
@@ -171,9 +169,7 @@ def test_info_is_read_without_the_tensors(saved: Path, qwen2: Decoder) -> None:
     )
 
 
-def test_an_interrupted_save_leaves_the_old_file(
-    saved: Path, qwen2: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_save_leaves_the_old_file(saved: Path, qwen2: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     before = saved.read_bytes()
 
     def stop(*_args: object) -> None:
@@ -447,9 +443,7 @@ def test_pickle_files_are_refused_unopened(
         load_learned(path, llama)
 
 
-def test_the_conversion_in_the_message_works(
-    llama: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_conversion_in_the_message_works(llama: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = perturbed(llama)
     path = tmp_path / "checkpoint.bin"
     torch.save(authors_layout(parameters) | base_weights(llama), path)

@@ -25,7 +25,10 @@ def test_runs_hold_the_same_blocks_and_never_touch(blocks: set[int]) -> None:
     assert all(a.stop < b.start for a, b in zip(runs, runs[1:], strict=False))
 
 
-@given(st.integers(0, 12).flatmap(lambda m: st.tuples(st.just(m), st.sets(st.integers(0, max(0, m - 1))))), st.integers(1, 5))
+@given(
+    st.integers(0, 12).flatmap(lambda m: st.tuples(st.just(m), st.sets(st.integers(0, max(0, m - 1))))),
+    st.integers(1, 5),
+)
 def test_nested_order_puts_each_block_just_before_its_l1_entry(blocks: tuple[int, set[int]], interval: int) -> None:
     n_blocks, chosen = blocks
     chosen = {b for b in chosen if b < n_blocks}
@@ -40,15 +43,11 @@ def test_nested_order_puts_each_block_just_before_its_l1_entry(blocks: tuple[int
     assert alone == [slot for slot in expected if slot >= n_blocks]
 
 
-@given(
-    st.integers(0, 40), st.integers(0, 30), st.integers(1, 60), st.integers(1, 400), st.integers(2, 20)
-)
+@given(st.integers(0, 40), st.integers(0, 30), st.integers(1, 60), st.integers(1, 400), st.integers(2, 20))
 def test_distant_blocks_are_the_fewest_that_fit(done: int, prefix: int, incoming: int, window: int, slots: int) -> None:
     fitting = [d for d in range(done + 1) if prefix + d + (done - d) * slots + incoming <= window]
     if fitting:
-        got = distant_blocks(
-            n_done=done, prefix=prefix, incoming=incoming, window=window, slots_per_block=slots
-        )
+        got = distant_blocks(n_done=done, prefix=prefix, incoming=incoming, window=window, slots_per_block=slots)
         assert got == fitting[0]
     else:
         with pytest.raises(CapacityError, match=f"window={window:,}"):
@@ -85,7 +84,9 @@ def test_characters_to_tokens_and_blocks_cover_each_other(widths: list[int], dat
     start = data.draw(st.integers(0, int(ends[-1]) - 1))
     stop = data.draw(st.integers(start + 1, int(ends[-1])))
     first, last = tokens_of_chars(start, stop, offsets)
-    assert [t for t in range(len(offsets)) if offsets[t, 0] < stop and offsets[t, 1] > start] == list(range(first, last))
+    assert [t for t in range(len(offsets)) if offsets[t, 0] < stop and offsets[t, 1] > start] == list(
+        range(first, last)
+    )
     low, high = chars_of_tokens(first, last, offsets)
     assert low <= start and stop <= high
     interval = data.draw(st.integers(1, 7))

@@ -17,9 +17,7 @@ from acre_rag.proxies import PooledProxy
 
 def read(decoder: Decoder, n_tokens: int, plan: ReadingPlan, n_prefix: int = 5, **options):
     ids = torch.randint(3, 259, (n_prefix + n_tokens,), generator=torch.Generator().manual_seed(n_tokens))
-    return construct(
-        decoder, PooledProxy(), prefix_ids=ids[:n_prefix], token_ids=ids[n_prefix:], plan=plan, **options
-    )
+    return construct(decoder, PooledProxy(), prefix_ids=ids[:n_prefix], token_ids=ids[n_prefix:], plan=plan, **options)
 
 
 @settings(max_examples=25, deadline=None)
@@ -29,9 +27,7 @@ def test_every_token_is_read_within_the_window(n_tokens: int, interval: int, blo
     steps: list[int] = []
     done: list[tuple[int, int]] = []
     try:
-        cache = read(
-            tiny_decoder(), n_tokens, plan, on_keys=steps.append, progress=lambda *pair: done.append(pair)
-        )
+        cache = read(tiny_decoder(), n_tokens, plan, on_keys=steps.append, progress=lambda *pair: done.append(pair))
     except CapacityError as error:
         assert str(window) in str(error)
         return
@@ -83,7 +79,7 @@ def test_working_memory_grows_with_l1_alone() -> None:
             decoder,
             n_tokens,
             ReadingPlan(window=256, interval=8, stride=32),
-            progress=lambda *_: peaks.append(live_tensor_bytes(known)),
+            progress=lambda *_, peaks=peaks: peaks.append(live_tensor_bytes(known)),
         )
         # per token: L2 itself, and one L1 entry (prefilled buffer) per block
         l2 = (n_tokens // 8) * 8 * decoder.kv_bytes_per_token

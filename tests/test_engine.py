@@ -10,9 +10,33 @@ from acre_rag.errors import AcreError, CapacityError, ConfigError, DocumentError
 from acre_rag.models import Decoder
 from acre_rag.retrieve import Span
 
-TEXT = "\n\n".join(f"Paragraph {i}: the {word} is in room {i}." for i, word in enumerate(
-    "apple bread chair drum eagle flag glove horn ink jar kite lamp mask nail oar pipe quill rope ship tent".split()
-))
+TEXT = "\n\n".join(
+    f"Paragraph {i}: the {word} is in room {i}."
+    for i, word in enumerate(
+        [
+            "apple",
+            "bread",
+            "chair",
+            "drum",
+            "eagle",
+            "flag",
+            "glove",
+            "horn",
+            "ink",
+            "jar",
+            "kite",
+            "lamp",
+            "mask",
+            "nail",
+            "oar",
+            "pipe",
+            "quill",
+            "rope",
+            "ship",
+            "tent",
+        ]
+    )
+)
 SHORT = GenerationSettings(max_new_tokens=12)
 
 
@@ -27,8 +51,15 @@ def acre(tiny_acre: ACRE) -> ACRE:
 @pytest.mark.parametrize("l1_context", [True, False])
 def test_every_strategy_answers_within_eq_17(tiny: Decoder, select: str, granularity: str, l1_context: bool) -> None:
     config = ACREConfig(
-        window=512, interval=8, stride=64, passage_tokens=32, max_passages=2, budget=64,
-        select=select, granularity=granularity, l1_context=l1_context,
+        window=512,
+        interval=8,
+        stride=64,
+        passage_tokens=32,
+        max_passages=2,
+        budget=64,
+        select=select,
+        granularity=granularity,
+        l1_context=l1_context,
     )
     acre = ACRE(tiny, config=config)
     document = acre.add(TEXT)

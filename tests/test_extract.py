@@ -61,9 +61,7 @@ def write_epub(path: Path, *, mimetype_first: bool = True) -> Path:
         "one.xhtml": "The storm began at noon.",
         "two.xhtml": "The lighthouse keeper slept until seven.",
     }
-    manifest = "".join(
-        f'<item id="{n[:3]}" href="{n}" media-type="application/xhtml+xml"/>' for n in chapters
-    )
+    manifest = "".join(f'<item id="{n[:3]}" href="{n}" media-type="application/xhtml+xml"/>' for n in chapters)
     spine = "".join(f'<itemref idref="{n[:3]}"/>' for n in chapters)
     container = '<rootfile full-path="OPS/content.opf" media-type="application/oebps-package+xml"/>'
     namespace = 'xmlns="http://www.idpf.org/2007/opf" xmlns:dc="http://purl.org/dc/elements/1.1/"'
@@ -91,9 +89,7 @@ def refused(source: Path | str, *words: str, stdin: io.BytesIO | None = None) ->
 # Plain text and its encodings
 
 
-@pytest.mark.parametrize(
-    "name", ["a.txt", "a.md", "a.rst", "a.csv", "a.py", "server.log", "README", "v1.2.final"]
-)
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.rst", "a.csv", "a.py", "server.log", "README", "v1.2.final"])
 def test_text_of_any_extension_is_kept_as_it_is(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"# Title\n\n\n\n*one*,  two\t<b>three</b>\n")
@@ -280,9 +276,7 @@ def test_content_outranks_a_wrong_or_absent_extension(tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    assert isinstance(
-        refused(tmp_path / "no.txt", "No such file", str(tmp_path), "exists").__cause__, OSError
-    )
+    assert isinstance(refused(tmp_path / "no.txt", "No such file", str(tmp_path), "exists").__cause__, OSError)
 
 
 def test_directory(tmp_path: Path) -> None:
@@ -310,9 +304,7 @@ def test_empty_file(tmp_path: Path, name: str) -> None:
     refused("-", "is empty", stdin=io.BytesIO())
 
 
-@pytest.mark.parametrize(
-    "name,data", [("a.txt", b" \r\n\t\f\n"), ("a.html", b"<p> </p><script>x()</script>")]
-)
+@pytest.mark.parametrize("name,data", [("a.txt", b" \r\n\t\f\n"), ("a.html", b"<p> </p><script>x()</script>")])
 def test_white_space_alone(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
     refused(tmp_path / name, "white space", "Give a file")

@@ -94,17 +94,13 @@ class Reference:
             if last == n_blocks:
                 incoming += [("token", t) for t in range(n_blocks * interval, len(document))]
             distant = next(
-                d
-                for d in range(first + 1)
-                if len(prefix) + d + (first - d) * (interval + 1) + len(incoming) <= window
+                d for d in range(first + 1) if len(prefix) + d + (first - d) * (interval + 1) + len(incoming) <= window
             )
             self.most_distant = max(self.most_distant, distant)
             self._forward(incoming, document, hidden_blocks=distant, interval=interval)
             self.n_keys.append(len(prefix) + distant + (first - distant) * (interval + 1) + len(incoming))
 
-    def _forward(
-        self, incoming: list[tuple[str, int]], ids: Tensor, *, hidden_blocks: int, interval: int
-    ) -> None:
+    def _forward(self, incoming: list[tuple[str, int]], ids: Tensor, *, hidden_blocks: int, interval: int) -> None:
         """One pass over `incoming`; of the first `hidden_blocks` blocks only the L1 slots can be seen."""
         n_before = len(self.slots)
         self.slots += incoming
@@ -114,10 +110,12 @@ class Reference:
         mask = seen[None, :] & (order[None, :] <= order[n_before:, None])  # [T, all slots]
         is_l1 = [kind == "l1" for kind, _ in incoming]
 
-        hidden = torch.stack([
-            self.parameters.embedding if kind == "l1" else self.decoder.base.embed_tokens.weight[ids[i]]
-            for kind, i in incoming
-        ])
+        hidden = torch.stack(
+            [
+                self.parameters.embedding if kind == "l1" else self.decoder.base.embed_tokens.weight[ids[i]]
+                for kind, i in incoming
+            ]
+        )
         for index, layer in enumerate(self.decoder.base.layers):
             x = layer.input_layernorm(hidden)
             attention = layer.self_attn
@@ -162,10 +160,12 @@ class Reference:
         shape = (len(self.keys), KV_HEADS, 0, DIM)
         if not picked:
             return KV(torch.empty(shape), torch.empty(shape))
-        return KV(*(
-            torch.stack([torch.stack([layer[s] for s in picked], dim=1) for layer in layers])
-            for layers in (self.keys, self.values)
-        ))
+        return KV(
+            *(
+                torch.stack([torch.stack([layer[s] for s in picked], dim=1) for layer in layers])
+                for layers in (self.keys, self.values)
+            )
+        )
 
 
 def turn(x: Tensor, places: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from acre_rag.errors import MissingExtraError, ModelError, UnsupportedModelError
-from acre_rag.models import BUILTIN, Decoder, check_supported, load_decoder
+from acre_rag.models import BUILTIN, Decoder, load_decoder
+from acre_rag.support import check_supported
 
 
 def build(config: object) -> PreTrainedModel:
@@ -39,7 +40,9 @@ def test_a_local_folder_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-def test_the_built_in_model_loads_from_its_gguf_file(smollm2: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_built_in_model_loads_from_its_gguf_file(
+    smollm2: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The converted copy (used from the second time on) is the model that the GGUF file holds."""
     monkeypatch.setattr("acre_rag.gguf.user_cache_path", lambda _: tmp_path)
     fresh = load_decoder(BUILTIN, dtype="float32")
@@ -137,7 +140,11 @@ def test_a_hub_id_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("option", "error"),
-    [({"device": "warp9"}, ModelError), ({"dtype": "int3"}, ModelError), ({"attn_implementation": "magic"}, ModelError)],
+    [
+        ({"device": "warp9"}, ModelError),
+        ({"dtype": "int3"}, ModelError),
+        ({"attn_implementation": "magic"}, ModelError),
+    ],
 )
 def test_options_that_this_machine_cannot_serve(option: dict[str, str], error: type, tmp_path: Path) -> None:
     tiny_decoder().model.save_pretrained(tmp_path)
