@@ -39,7 +39,7 @@ class Prior:
     """What content-free questions attend to in one document.
 
     Attributes:
-        scores: `[M * l]` float32, their mean score of each token.
+        scores: `[n, M * l]` float32, their mean attention to each token, one row per retrieval head.
         distances: for each of them, how far its scores are from the mean of the others: half the sum of absolute
             differences over passages, from 0 (the same) to 1.
     """

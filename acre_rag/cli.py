@@ -148,7 +148,7 @@ def calibrate(
         typer.Option(help="QA pairs as .jsonl or .jsonl.gz: context, question, answers (repeatable)."),
     ] = None,
     questions: Annotated[int, typer.Option(help="Questions to calibrate on.")] = 120,
-    n_heads: Annotated[int, typer.Option("--heads", help="Most heads to keep.")] = 8,
+    n_heads: Annotated[int, typer.Option("--heads", help="Most heads to keep.")] = 6,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
     device: options.Device = "auto",
     dtype: options.DType = "auto",

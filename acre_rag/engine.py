@@ -68,7 +68,7 @@ class ACRE:
         self.retriever = retriever
         self.documents: dict[str, Document] = {}
         self._prompt = render(template, decoder.tokenizer)
-        self._prefix_ids = self._ids(self._prompt.prefix)
+        self.prefix_ids = self._ids(self._prompt.prefix)
         self._selector = Selector(decoder, self.heads)
         self._turn = threading.RLock()
 
@@ -227,7 +227,7 @@ class ACRE:
         cache = construct(
             self.decoder,
             self.proxy,
-            prefix_ids=self._prefix_ids,
+            prefix_ids=self.prefix_ids,
             token_ids=token_ids,
             plan=plan,
             key_heads=self.heads.key_heads(self.decoder) if self.heads else (),
@@ -235,7 +235,7 @@ class ACRE:
         )
         passages = split_passages(text, offsets, interval=plan.interval, passage_tokens=self.config.passage_tokens)
         document = Document(name, text, offsets, passages, cache, 0.0)
-        document = self._selector.with_prior(document, [self._question(q) for q in WHOLE_DOCUMENT_QUESTIONS])
+        document = self._selector.with_prior(document, [self.question(q) for q in WHOLE_DOCUMENT_QUESTIONS])
         return replace(document, construct_s=perf_counter() - start)
 
     def _check_length(self, text: str, name: str) -> None:
@@ -263,7 +263,7 @@ class ACRE:
 
     def _prepare(self, text: str, documents: Sequence[Document], settings: GenerationSettings) -> "_Prepared":
         start = perf_counter()
-        question = self._question(text)
+        question = self.question(text)
         budget = refill_budget(
             documents,
             window=self.window,
@@ -293,10 +293,15 @@ class ACRE:
 
     def question_queries(self, question: str, view: KV) -> Tensor:
         """Un-rotated queries `[L, H, T, D]` of a question's own words over `view` (for calibration and diagnosis)."""
-        asked = self._question(question)
+        asked = self.question(question)
         return question_queries(self.decoder, view, asked.ids, own=asked.own)
 
-    def _question(self, text: str) -> Question:
+    def question(self, text: str) -> Question:
+        """A question in the template and tokens of this engine.
+
+        Raises:
+            ConfigError: the question is empty.
+        """
         if not text.strip():
             raise ConfigError("The question is empty.")
         rendered, start, stop = self._prompt.ask(text)

@@ -13,7 +13,7 @@ CHUNK_TOKENS = 65_536
 
 
 def attention_mass(queries: Tensor, keys: Tensor, *, scaling: float, chunk: int = CHUNK_TOKENS) -> Tensor:
-    """Mean over questions tokens of `softmax(q k / sqrt(D))`, over all keys, chunk by chunk.
+    """Mean over question tokens of `softmax(q k / sqrt(D))`, over all keys, chunk by chunk.
 
     Args:
         queries: `[T, D]`.
@@ -32,7 +32,7 @@ def attention_mass(queries: Tensor, keys: Tensor, *, scaling: float, chunk: int 
 
 
 def head_scores(queries: Tensor, head_keys: Tensor, *, rows: Sequence[tuple[Head, int]], scaling: float) -> Tensor:
-    """Weighted sum of the retrieval heads' attention over every document token, un-rotated.
+    """Attention of each retrieval head over every document token, un-rotated.
 
     Args:
         queries: `[L, H, T, D]` un-rotated.
@@ -41,12 +41,10 @@ def head_scores(queries: Tensor, head_keys: Tensor, *, rows: Sequence[tuple[Head
         scaling: factor of the logits.
 
     Returns:
-        `[N]` float32.
+        `[n, N]` float32, one row per head.
     """
-    total = torch.zeros(head_keys.shape[1], device=head_keys.device)
-    for head, row in rows:
-        total += head.weight * attention_mass(queries[head.layer, head.head], head_keys[row], scaling=scaling)
-    return total
+    masses = [attention_mass(queries[h.layer, h.head], head_keys[row], scaling=scaling) for h, row in rows]
+    return torch.stack(masses)
 
 
 def pooled_scores(queries: Tensor, l1_keys: Tensor, *, scaling: float, rope: Rope | None = None) -> Tensor:

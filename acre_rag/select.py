@@ -92,41 +92,47 @@ class Selector:
         if config.select == "retriever":
             return _by_retriever(question, documents, config, budget_tokens, retriever)
         raw = self._raw_scores(question, documents)
-        scores = unit_sums(_without_prior(raw, documents), units)
+        scores = self._agreement(_without_prior(raw, documents), units)
         if _about_the_whole(raw, documents):
             return _spread(units, scores, documents, config, budget_tokens)
         if config.select == "hybrid":
             spans = retriever(question.text, documents)
-            scores = z_scores(scores) + z_scores(span_scores(spans, units, documents))
+            scores = (z_scores(scores) + z_scores(span_scores(spans, units, documents))) / 2
         return _top(units, scores, documents, config, budget_tokens)
 
     def with_prior(self, document: Document, questions: Sequence[Question]) -> Document:
         """The document with its prior: what content-free questions attend to, computed once."""
         if not document.cache.n_blocks:
             return document
-        raw = torch.stack([self._raw_scores(question, [document])[0] for question in questions])  # [n, M * l]
+        raw = torch.stack([self._raw_scores(question, [document])[0] for question in questions])  # [q, n, M * l]
         mean = raw.mean(dim=0)
         others = (raw.sum(dim=0) - raw) / max(1, len(questions) - 1)
         distances = tuple(_distance(one, rest, document) for one, rest in zip(raw, others, strict=True))
         return replace(document, cache=replace(document.cache, prior=Prior(mean, distances)))
+
+    def _agreement(self, tokens: Sequence[Scores], units: Sequence[Unit]) -> Scores:
+        """Weighted mean over heads of each unit's standard score: one loud head does not outvote the others."""
+        weights = [head.weight for head, _ in self._rows] or [1.0]
+        per_head = [z_scores(unit_sums([each[h] for each in tokens], units)) for h in range(len(weights))]
+        return np.average(per_head, axis=0, weights=weights)
 
     def _queries(self, question: Question, documents: Sequence[Document]) -> Tensor:
         view = global_view([document.cache for document in documents])
         return question_queries(self._decoder, view, question.ids, own=question.own)
 
     def _raw_scores(self, question: Question, documents: Sequence[Document]) -> list[Tensor]:
-        """`[M * l]` float32 for each document."""
+        """Attention to every blocked token, `[n, M * l]` float32 for each document, one row per retrieval head."""
         queries = self._queries(question, documents)
         caches = [document.cache for document in documents]
         scaling = self._decoder.scaling
         if self._rows:
             keys = torch.cat([cache.head_keys for cache in caches], dim=1)
             scores = head_scores(queries, keys, rows=self._rows, scaling=scaling)
-            return list(scores.split([cache.n_blocks * cache.interval for cache in caches]))
+            return list(scores.split([cache.n_blocks * cache.interval for cache in caches], dim=1))
         l1_keys = torch.cat([cache.l1.keys for cache in caches], dim=2)
         per_block = pooled_scores(queries, l1_keys, scaling=scaling).sum(dim=0).split([c.n_blocks for c in caches])
         return [
-            (blocks / cache.interval).repeat_interleave(cache.interval)
+            (blocks / cache.interval).repeat_interleave(cache.interval)[None]
             for blocks, cache in zip(per_block, caches, strict=True)
         ]
 
@@ -194,7 +200,8 @@ def _without_prior(raw: Sequence[Tensor], documents: Sequence[Document]) -> list
     for scores, document in zip(raw, documents, strict=True):
         prior = document.cache.prior
         if prior is not None:
-            scores = scores - scores.sum() / prior.scores.sum().clamp_min(1e-12) * prior.scores
+            share = scores.sum(dim=1, keepdim=True) / prior.scores.sum(dim=1, keepdim=True).clamp_min(1e-12)
+            scores = scores - share * prior.scores
         results.append(scores.double().cpu().numpy())
     return results
 
@@ -202,7 +209,7 @@ def _without_prior(raw: Sequence[Tensor], documents: Sequence[Document]) -> list
 def _distance(scores: Tensor, prior: Tensor, document: Document) -> float:
     """Total variation between two distributions over a document's passages."""
     units = split_units([document], "passages")
-    pair = [unit_sums([each.double().cpu().numpy()], units) for each in (scores, prior)]
+    pair = [unit_sums([each.double().sum(dim=0).cpu().numpy()], units) for each in (scores, prior)]
     first, second = (each / max(each.sum(), 1e-12) for each in pair)
     return float(np.abs(first - second).sum() / 2)
 

@@ -93,8 +93,10 @@ def span_scores(spans: Sequence[Span], units: Sequence[Unit], documents: Sequenc
 
 def z_scores(scores: Scores) -> Scores:
     """Scores in standard deviations from their mean; zeros where all are equal."""
-    spread = scores.std()
-    return (scores - scores.mean()) / spread if spread > 0 else np.zeros_like(scores)
+    if not len(scores) or (spread := scores.std()) == 0:
+        return np.zeros_like(scores)
+    standard: Scores = (scores - scores.mean()) / spread
+    return standard
 
 
 def fill_exactly(units: Sequence[Unit], block_scores: Scores, n_refill: int, granularity: str) -> list[int]:

@@ -41,8 +41,7 @@ def load_checkpoint(path: Path, decoder: Decoder) -> L1Parameters:
     Raises:
         AdapterError: missing, pickled or damaged files, missing or left-over keys, or another base model.
     """
-    # A tied head may be absent from the model's own list and still stand in the file.
-    base = {"lm_head.weight": decoder.base.embed_tokens.weight} | decoder.model.state_dict()
+    base = decoder.model.state_dict()
     tensors: dict[str, Tensor] = {}
     for file in _files(path):
         with open_safetensors(file) as opened:
@@ -181,7 +180,7 @@ def _authors_name(name: str) -> str:
 def _check_base(path: Path, key: str, found: Tensor, own: Tensor, decoder: Decoder) -> None:
     """Refuse a base weight that is not the loaded model's, in bfloat16 after the rounding that both took."""
     rounded = found.to(own.device, own.dtype).bfloat16()
-    if found.shape != own.shape or not torch.equal(rounded, own.to(found.dtype).bfloat16()):
+    if not torch.equal(rounded, own.to(found.dtype).bfloat16()):  # false for other shapes, too
         raise AdapterError(
             f"{path} belongs to another base model: its {key} {list(found.shape)} differs from that of "
             f"{decoder.name!r} {list(own.shape)}. Load the model that it was made for, or give another file."

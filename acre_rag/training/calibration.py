@@ -22,6 +22,7 @@ from acre_rag.models import Decoder
 from acre_rag.prompts import SHORT_ANSWER, WHOLE_DOCUMENT_QUESTIONS
 from acre_rag.question import global_view
 from acre_rag.training.qa_data import LocatedDocument, compose, load_pairs, needles
+from acre_rag.units import Scores, z_scores
 
 Mass = NDArray[np.float32]
 _WINDOW = 4096
@@ -33,7 +34,7 @@ def calibrate(
     *,
     data: Sequence[Path] = (),
     n_questions: int = 120,
-    n_heads: int = 8,
+    n_heads: int = 6,
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> RetrievalHeads:
@@ -150,11 +151,17 @@ def _masses(acre: ACRE, document: Document, keys: Tensor, question: str) -> Mass
 def _reciprocal_rank(measured: Sequence[tuple[Mass, list[int]]], heads: Sequence[int]) -> float:
     ranks = []
     for mass, gold in measured:
-        scores = mass[list(heads)].sum(axis=0)
+        scores = _agreement(mass, heads)
         ranks.append(1 / (1 + int((scores > scores[gold].max()).sum())))
     return float(np.mean(ranks))
 
 
 def _recall(measured: Sequence[tuple[Mass, list[int]]], heads: Sequence[int], k: int) -> float:
-    found = [bool(set(np.argsort(-mass[list(heads)].sum(axis=0))[:k]) & set(gold)) for mass, gold in measured]
+    found = [bool(set(np.argsort(-_agreement(mass, heads))[:k]) & set(gold)) for mass, gold in measured]
     return float(np.mean(found))
+
+
+def _agreement(mass: Mass, heads: Sequence[int]) -> Scores:
+    """Mean of the heads' standard scores, as selection takes it, `[P]`."""
+    agreement: Scores = np.mean([z_scores(mass[head].astype(np.float64)) for head in heads], axis=0)
+    return agreement

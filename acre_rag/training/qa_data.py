@@ -64,12 +64,11 @@ def compose(pairs: Sequence[dict[str, Any]], *, n_questions: int, seed: int) -> 
     by_context: dict[str, list[dict[str, Any]]] = {}
     for pair in pairs:
         by_context.setdefault(pair["context"], []).append(pair)
-    titles = sorted({str(each[0].get("title") or each[0].get("source") or "") for each in by_context.values()})
+    title_of = {context: str(each[0].get("title") or context) for context, each in by_context.items()}
+    titles = sorted(set(title_of.values()))
     rng.shuffle(titles)
     rank = {title: i for i, title in enumerate(titles)}
-    contexts = sorted(
-        by_context, key=lambda c: (rank[str(by_context[c][0].get("title") or by_context[c][0].get("source") or "")], c)
-    )
+    contexts = sorted(by_context, key=lambda context: (rank[title_of[context]], context))
     documents: list[LocatedDocument] = []
     wanted = max(4, n_questions // 10)  # about ten questions a document: many documents matter more
     for group in _filled(contexts):

@@ -1,0 +1,1 @@
+"""Measurements behind every claim; run as `python -m benchmarks.NAME`. Results go to benchmarks/results/."""
