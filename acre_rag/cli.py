@@ -182,7 +182,8 @@ def _split(arguments: Sequence[str], question: str | None) -> tuple[list[str], s
     """Files and question: the last argument is the question unless it is, or looks like, a file."""
     names = list(arguments)
     last = names[-1]
-    is_file = last == "-" or Path(last).exists() or (" " not in last.strip() and Path(last).suffix and last[-1] != "?")
+    named = " " not in last.strip() and bool(Path(last).suffix) and not last.endswith("?")
+    is_file = last == "-" or named or os.path.exists(last)  # noqa: PTH110 - Path.exists raises on a long question
     if question is None and not is_file and len(names) > 1:
         return names[:-1], names[-1]
     if question is None and not is_file and (" " in last or last.endswith("?")):

@@ -19,6 +19,14 @@ from rich.text import Text
 from acre_rag.construct import ProgressCallback
 
 
+class _Count(ProgressColumn):
+    """Tokens read of tokens in all."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing until the first stride is done."""
+        return Text(f"{task.completed:,.0f}/{task.total:,.0f} tokens" if task.total else "")
+
+
 class _Speed(ProgressColumn):
     """Tokens per second."""
 
@@ -37,7 +45,7 @@ def reading_progress(label: str, *, shown: bool = True) -> Iterator[ProgressCall
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
+        _Count(),
         _Speed(),
         TimeRemainingColumn(),
     )

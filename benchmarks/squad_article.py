@@ -21,7 +21,6 @@ import torch
 from acre_rag import ACRE, ACREConfig, Document, GenerationSettings
 from acre_rag.cache import KV
 from acre_rag.construct import ReadingPlan, construct
-from acre_rag.document import Document as ReadDocument
 from acre_rag.generate import decode
 from acre_rag.heads import load_heads
 from acre_rag.models import load_decoder
@@ -51,7 +50,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for doc_id, text in list(texts.items())[: options.articles]:
         document = acre.add(text, id=doc_id)
-        full = _full_attention(acre, text) if options.answers else None
+        full = _whole(acre, document) if options.answers else None
         questions = [item for item in items if item["doc_id"] == doc_id]
         random.Random(options.seed).shuffle(questions)
         for number, item in enumerate(questions[: options.questions]):
@@ -85,7 +84,7 @@ def _recall_row(acre: ACRE, document: Document, item: dict[str, Any]) -> dict[st
     return row
 
 
-def _scores(acre: ACRE, document: ReadDocument, question: str, ranking: str) -> np.ndarray:
+def _scores(acre: ACRE, document: Document, question: str, ranking: str) -> np.ndarray:
     """Score of every passage."""
     if ranking == "bm25":
         return bm25_scores(question, [document.text[p.start : p.stop] for p in document.passages])
@@ -105,9 +104,10 @@ def _answers(
     for name, engine in chosen.items():
         answer = engine.ask(question, document, settings=SETTINGS)
         given[f"refill_{name}"] = answer.text
-        given[f"rag_{name}"] = _text_rag(
-            acre, [s.text for s in sorted(answer.sources, key=lambda s: s.start)], question
-        )
+        if name != "hybrid":
+            given[f"rag_{name}"] = _text_rag(
+                acre, [s.text for s in sorted(answer.sources, key=lambda s: s.start)], question
+            )
     given["refill_consensus_without_l1"] = _with(acre, l1_context=False).ask(question, document, settings=SETTINGS).text
     given["l1_only"] = _with(acre, budget=0).ask(question, document, settings=SETTINGS).text
     return {"answers": given, "f1": {name: qa_f1(text, references) for name, text in given.items()}}
@@ -123,6 +123,19 @@ def _text_rag(acre: ACRE, passages: Sequence[str], question: str) -> str:
     return _full_attention(acre, "\n\n".join(passages) or " ")(question)
 
 
+def _whole(acre: ACRE, document: Document) -> Callable[[str], str]:
+    """Full attention; what was read within the window is exact already (tests/test_exactness.py), so it is reused."""
+    if document.n_tokens + 512 > acre.window:
+        return _full_attention(acre, document.text)
+    cache = document.cache
+    slots = refill([cache], [np.arange(cache.n_blocks)], rope=acre.decoder.rope, l1_context=False)
+    return _decoded(acre, slots)
+
+
+def _decoded(acre: ACRE, slots: KV) -> Callable[[str], str]:
+    return lambda question: decode(acre.decoder, [slots], [acre.question(question).ids], SETTINGS)[0].text
+
+
 def _full_attention(acre: ACRE, text: str) -> Callable[[str], str]:
     """The stock model on the whole text (its middle left out where the model's window is too short)."""
     decoder = acre.decoder
@@ -132,8 +145,7 @@ def _full_attention(acre: ACRE, text: str) -> Callable[[str], str]:
         ids = torch.cat([ids[: room // 2], ids[-(room - room // 2) :]])
     plan = ReadingPlan(window=decoder.model_window, interval=16, stride=2048)
     cache = construct(decoder, PooledProxy(), prefix_ids=acre.prefix_ids, token_ids=ids, plan=plan)
-    slots: KV = refill([cache], [np.arange(cache.n_blocks)], rope=decoder.rope, l1_context=False)
-    return lambda question: decode(decoder, [slots], [acre.question(question).ids], SETTINGS)[0].text
+    return _decoded(acre, refill([cache], [np.arange(cache.n_blocks)], rope=decoder.rope, l1_context=False))
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

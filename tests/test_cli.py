@@ -1,0 +1,207 @@
+"""The command line as a shell user meets it: output, exit codes, messages."""
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import byte_tokenizer, tiny_decoder
+
+from acre_rag import cli
+from acre_rag.cli import _split
+from acre_rag.errors import DocumentError
+
+TEXT = "The drum is in room one.\n\nThe flute is in room two.\n\n" * 20
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny model on disk: fast, and enough for everything but sense."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_decoder().model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@dataclass
+class Done:
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def acre(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """The command in this process (a new one would import torch each time)."""
+
+    def run(*arguments: str, stdin: str = "", check: int = 0) -> Done:
+        monkeypatch.setattr(sys, "argv", ["acre", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        for console in (cli.stdout, cli.stderr):
+            console._file = None  # the stream of today, not of import time
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        done = Done(int(ended.value.code or 0), captured.out, captured.err)
+        assert done.code == check, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    path = tmp_path / "rooms.txt"
+    path.write_text(TEXT)
+    return str(path)
+
+
+def test_ask_prints_answer_sources_and_cost_and_nothing_else(
+    acre: Callable[..., Done], model: str, text: str, tmp_path: Path
+) -> None:
+    picture = tmp_path / "heat.png"
+    done = acre("ask", text, "Where is the drum?", "--model", model, "--max-tokens", "5", "--plot", str(picture))
+    assert "rooms.txt, characters" in done.stdout
+    assert "refilled" in done.stdout
+    assert "tokens/s" not in done.stderr  # no bars where there is no terminal
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+
+
+def test_json_is_one_object_with_everything(acre: Callable[..., Done], model: str, text: str) -> None:
+    done = acre(
+        "ask",
+        text,
+        "-q",
+        "Where is the drum?",
+        "--model",
+        model,
+        "--json",
+        "--max-tokens",
+        "4",
+        "--interval",
+        "8",
+        "--budget",
+        "64",
+        "--window",
+        "1024",
+        "--select",
+        "hybrid",
+        "--granularity",
+        "blocks",
+    )
+    record = json.loads(done.stdout)
+    assert record["usage"]["refilled_tokens"] <= 64
+    assert {"document", "start", "end", "text", "score", "page"} == record["sources"][0].keys()
+    assert {"construct_s", "select_s", "refill_s", "first_token_s", "decode_s"} == record["timings"].keys()
+    assert record["sources"][0]["text"] == TEXT[record["sources"][0]["start"] : record["sources"][0]["end"]]
+
+
+def test_stdin_and_several_files(acre: Callable[..., Done], model: str, text: str) -> None:
+    done = acre(
+        "ask", "-", text, "Where is the drum?", "--model", model, "--json", "--max-tokens", "4", stdin=TEXT.upper()
+    )
+    assert {source["document"] for source in json.loads(done.stdout)["sources"]} <= {"stdin", "rooms.txt"}
+
+
+def test_inspect_says_what_a_cache_holds(acre: Callable[..., Done], model: str, text: str) -> None:
+    record = json.loads(acre("inspect", text, "--model", model, "--interval", "8", "--json").stdout)
+    assert record["tokens"] == len(TEXT)
+    assert record["interval"] == 8 and record["l1_entries"] == len(TEXT) // 8
+    assert (
+        record["l2_bytes"] == record["l2_tokens"] * 2 * 3 * 2 * 8 * 2
+        or record["l2_bytes"] == record["l2_tokens"] * 2 * 3 * 2 * 8 * 4
+    )
+    assert "L2 (exact)" in acre("inspect", text, "--model", model).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["{dir}/missing.txt", "Who?"], 1, "missing.txt"),
+        (["{dir}", "Who?"], 1, "director"),
+        (["{dir}/empty.txt", "Who?"], 1, "empty"),
+        (["{dir}/binary.dat", "Who?"], 1, "binary"),
+        (["{dir}/rooms.txt", "Who?", "--budget", "-1"], 2, "budget=-1"),
+        (["{dir}/rooms.txt", "Who?", "--window", "9999999"], 2, "window=9,999,999"),
+        (["{dir}/rooms.txt", "Who?", "--interval", "0"], 2, "interval=0"),
+        (["{dir}/rooms.txt", "Who?", "--select", "magic"], 2, "magic"),
+        (["{dir}/rooms.txt", "Who?", "--max-tokens", "-5"], 2, "max_new_tokens=-5"),
+        (["{dir}/rooms.txt", "Who?", "--model", "{dir}/nowhere.gguf"], 1, "GGUF file not found"),
+        (["{dir}/rooms.txt", "Who?", "--adapter", "{dir}/nothing.safetensors"], 1, "nothing.safetensors"),
+        (["{dir}/rooms.txt", "Who?", "--heads", "{dir}/rooms.txt"], 1, "not a heads file"),
+        (["{dir}/rooms.txt", "why " * 400], 1, "window"),
+        (["Who is it?"], 1, "no file is given"),
+        (["{dir}/rooms.txt"], 2, "No question given"),
+        (["{dir}/rooms.txt", "Who?", "--plot", "{dir}/missing/heat.png"], 1, "cannot be written"),
+    ],
+)
+def test_bad_input_gets_a_message_and_an_exit_code(
+    acre: Callable[..., Done], arguments: list[str], code: int, message: str, model: str, text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "binary.dat").write_bytes(bytes(range(256)) * 40)
+    filled = [a.format(dir=tmp_path) for a in arguments]
+    if "--model" not in filled:
+        filled += ["--model", model]
+    done = acre("ask", *filled, check=code)
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert done.stdout == "" or "--plot" in arguments
+
+
+def test_an_unknown_command_is_wrong_usage(acre: Callable[..., Done]) -> None:
+    assert "No such command" in acre("sing", check=2).stderr
+
+
+def test_the_prompt_answers_until_the_input_ends(model: str, text: str) -> None:
+    """A real terminal: two questions, then Ctrl-D."""
+    pid, terminal = pty.fork()
+    if pid == 0:  # the child is the shell user's process
+        os.execv(
+            sys.executable, [sys.executable, "-m", "acre_rag.cli", "ask", text, "--model", model, "--max-tokens", "4"]
+        )
+    os.write(terminal, b"Where is the drum?\nWhere is the flute?\n\x04")
+    shown = b""
+    while True:
+        try:
+            piece = os.read(terminal, 4096)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, shown.decode(errors="replace")
+    assert shown.count(b"characters") >= 2
+    assert b"Ctrl-D" in shown
+
+
+def test_the_last_argument_is_a_question_unless_it_looks_like_a_file(tmp_path: Path) -> None:
+    (tmp_path / "b").write_text("x")
+    assert _split(["a.txt", "Who?"], None) == (["a.txt"], "Who?")
+    assert _split(["a.txt", "b.txt"], None) == (["a.txt", "b.txt"], None)
+    assert _split(["a.txt", str(tmp_path / "b")], None) == (["a.txt", str(tmp_path / "b")], None)
+    assert _split(["a.txt", "b.txt"], "Who?") == (["a.txt", "b.txt"], "Who?")
+    assert _split(["a.txt", "Is it v2.0"], None) == (["a.txt"], "Is it v2.0")
+    assert _split(["-", "Summary"], None) == (["-"], "Summary")
+    with pytest.raises(DocumentError):
+        _split(["What is this?"], None)
+
+
+def test_the_installed_command_works_in_a_pipe(model: str) -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("acre"), "ask", "-", "Where?", "--model", model, "--max-tokens", "3", "--json"],
+        input=TEXT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0
+    assert "acre calibrate" in done.stderr and "tokens/s" not in done.stderr
+    assert json.loads(done.stdout)["question"] == "Where?"
