@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from acre_rag.blocks import distant_blocks
 from acre_rag.cache import KV, BiLayerCache
-from acre_rag.errors import CapacityError
+from acre_rag.errors import CapacityError, ConfigError
 from acre_rag.models import Decoder
 from acre_rag.proxies.base import Proxy
 from acre_rag.transfer import HostWriter
@@ -30,6 +30,14 @@ class ReadingPlan:
     window: int
     interval: int
     stride: int
+
+    def __post_init__(self) -> None:
+        """A stride holds at least one block."""
+        if self.stride < self.interval:
+            raise ConfigError(
+                f"stride={self.stride} is smaller than interval={self.interval}: no block fits a stride. "
+                f"Use a stride of at least {self.interval}."
+            )
 
 
 def construct(

@@ -107,7 +107,7 @@ class ACRE:
         decoder = load_decoder(model, device=device, dtype=dtype, attn_implementation=attn_implementation)
         return cls(
             decoder,
-            proxy=LearnedProxy(load_learned(Path(adapter), decoder)) if adapter else None,
+            proxy=LearnedProxy(load_learned(Path(adapter), decoder).to(decoder.dtype)) if adapter else None,
             config=config,
             heads=load_heads(Path(heads)) if heads else None,
             template=template,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from acre_rag import ACRE, ACREConfig
 from acre_rag.construct import ReadingPlan, construct
-from acre_rag.errors import CapacityError
+from acre_rag.errors import CapacityError, ConfigError
 from acre_rag.models import Decoder
 from acre_rag.proxies import PooledProxy
 
@@ -112,3 +112,8 @@ def test_a_document_that_cannot_fit_is_refused_with_numbers(tiny: Decoder) -> No
         ACRE(tiny, config=ACREConfig(window=64)).add("x" * 5000)
     with pytest.raises(CapacityError, match=r"104,857,600 characters"):
         ACRE(tiny, config=ACREConfig(window=1024)).add("x" * (100 << 20))
+
+
+def test_a_stride_smaller_than_a_block_is_refused() -> None:
+    with pytest.raises(ConfigError, match="stride of at least 16"):
+        ReadingPlan(window=64, interval=16, stride=8)
