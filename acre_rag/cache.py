@@ -5,7 +5,9 @@ All keys are un-rotated (see rope.py). L1 and the prefix live on the model's dev
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -40,12 +42,11 @@ class Prior:
 
     Attributes:
         scores: `[n, M * l]` float32, their mean attention to each token, one row per retrieval head.
-        distances: for each of them, how far its scores are from the mean of the others: half the sum of absolute
-            differences over passages, from 0 (the same) to 1.
+        shares: `[questions, P]`, how each of them spreads its attention over the passages; rows sum to one.
     """
 
     scores: Tensor
-    distances: tuple[float, ...]
+    shares: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

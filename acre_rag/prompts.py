@@ -45,15 +45,19 @@ SHORT_ANSWER = PromptTemplate(
 
 WHOLE_DOCUMENT_QUESTIONS = (
     "What is this text about?",
-    "What is the main topic?",
+    "What is this book about?",
+    "What is the article about?",
+    "What is the main topic of the document?",
+    "What is the main theme?",
     "Can you summarize it?",
+    "Summarize the story.",
+    "Give me a short summary of the text.",
     "What happens in it?",
-    "What does the text say?",
+    "Who are the main characters?",
     "Who wrote this, and why?",
     "What should I know about it?",
     "What are the most important points?",
     "Give me an overview.",
-    "What kind of document is this?",
 )
 """Content-free questions: what they attend to is the prior, taken off every real question's scores."""
 

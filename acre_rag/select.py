@@ -20,6 +20,8 @@ from acre_rag.retrieve import Retriever, bm25_retriever
 from acre_rag.scores import head_scores, pooled_scores
 from acre_rag.units import Scores, Unit, fill_exactly, rank_units, span_scores, split_units, unit_sums, z_scores
 
+_CLEAR_PEAK = 3.0  # standard deviations
+
 
 @dataclass(frozen=True)
 class Question:
@@ -93,7 +95,7 @@ class Selector:
             return _by_retriever(question, documents, config, budget_tokens, retriever)
         raw = self._raw_scores(question, documents)
         scores = self._agreement(_without_prior(raw, documents), units)
-        if _about_the_whole(raw, documents):
+        if _about_the_whole(raw, documents, peak=float(scores.max(initial=0.0))):
             return _spread(units, scores, documents, config, budget_tokens)
         if config.select == "hybrid":
             spans = retriever(question.text, documents)
@@ -105,10 +107,8 @@ class Selector:
         if not document.cache.n_blocks:
             return document
         raw = torch.stack([self._raw_scores(question, [document])[0] for question in questions])  # [q, n, M * l]
-        mean = raw.mean(dim=0)
-        others = (raw.sum(dim=0) - raw) / max(1, len(questions) - 1)
-        distances = tuple(_distance(one, rest, document) for one, rest in zip(raw, others, strict=True))
-        return replace(document, cache=replace(document.cache, prior=Prior(mean, distances)))
+        shares = np.stack([_passage_shares(each, document) for each in raw])
+        return replace(document, cache=replace(document.cache, prior=Prior(raw.mean(dim=0), shares)))
 
     def _agreement(self, tokens: Sequence[Scores], units: Sequence[Unit]) -> Scores:
         """Weighted mean over heads of each unit's standard score: one loud head does not outvote the others."""
@@ -206,24 +206,28 @@ def _without_prior(raw: Sequence[Tensor], documents: Sequence[Document]) -> list
     return results
 
 
-def _distance(scores: Tensor, prior: Tensor, document: Document) -> float:
-    """Total variation between two distributions over a document's passages."""
-    units = split_units([document], "passages")
-    pair = [unit_sums([each.double().sum(dim=0).cpu().numpy()], units) for each in (scores, prior)]
-    first, second = (each / max(each.sum(), 1e-12) for each in pair)
-    return float(np.abs(first - second).sum() / 2)
+def _passage_shares(scores: Tensor, document: Document) -> Scores:
+    """How `[n, M * l]` attention spreads over a document's passages; sums to one."""
+    sums = unit_sums([scores.double().sum(dim=0).cpu().numpy()], split_units([document], "passages"))
+    shares: Scores = sums / max(float(sums.sum()), 1e-12)
+    return shares
 
 
-def _about_the_whole(raw: Sequence[Tensor], documents: Sequence[Document]) -> bool:
+def _about_the_whole(raw: Sequence[Tensor], documents: Sequence[Document], *, peak: float) -> bool:
     """Whether a question points nowhere in particular, in any document.
 
-    Measured on real questions (benchmarks/LOG.md): the distance of a question's attention from the prior tells a
-    content-free question from one with content better than its highest peak; the document's own content-free
-    questions give the threshold.
+    It does when it spreads its attention like one of the content-free questions: no further from the nearest of them
+    than they typically are from each other, unless the heads agree on a passage (a peak of several standard
+    deviations) and it is not all but one of them. Figures: benchmarks/LOG.md.
     """
     for scores, document in zip(raw, documents, strict=True):
         prior = document.cache.prior
-        if prior is None or _distance(scores, prior.scores, document) > float(np.median(prior.distances)):
+        if prior is None:
+            return False
+        apart = np.abs(prior.shares[:, None] - prior.shares[None]).sum(axis=2) + 2 * np.eye(len(prior.shares))
+        typical = float(np.median(apart.min(axis=1)))
+        nearest = float(np.abs(prior.shares - _passage_shares(scores, document)).sum(axis=1).min())
+        if nearest > typical or (peak > _CLEAR_PEAK and nearest > typical / 2):
             return False
     return True
 
