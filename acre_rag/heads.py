@@ -105,8 +105,8 @@ def check_heads(heads: RetrievalHeads, decoder: Decoder) -> None:
 
 def _parse(text: str) -> RetrievalHeads:
     record = json.loads(text)
-    if record.get("format") != FORMAT:
-        raise ValueError(f"format is {record.get('format')!r}, expected {FORMAT!r}")
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT!r}")
     heads = tuple(Head(int(layer), int(head), float(weight)) for layer, head, weight in record["heads"])
     if not heads:
         raise ValueError("it names no heads")

@@ -47,21 +47,23 @@ def head_scores(queries: Tensor, head_keys: Tensor, *, rows: Sequence[tuple[Head
     return torch.stack(masses)
 
 
-def pooled_scores(queries: Tensor, l1_keys: Tensor, *, scaling: float, rope: Rope | None = None) -> Tensor:
+def pooled_scores(
+    queries: Tensor, l1_keys: Tensor, *, scaling: float, rope: Rope | None = None, distance: int = 0
+) -> Tensor:
     """Eq. 15, pooled over heads and question tokens: attention of the question over the L1 entries.
 
     Args:
         queries: `[L, H, T, D]` un-rotated.
         l1_keys: `[L, Hkv, M, D]` un-rotated.
         scaling: factor of the logits.
-        rope: rotates both as the paper does (the question stands behind the M entries); `None` scores un-rotated.
+        rope: rotates both as the paper does; `None` scores un-rotated.
+        distance: slots between the first L1 entry and the question's first token, for the rotation.
 
     Returns:
         `[L, M]` float32.
     """
-    n_l1 = l1_keys.shape[2]
     if rope is not None:
-        queries, l1_keys = rope.rotate(queries, n_l1), rope.rotate(l1_keys)
+        queries, l1_keys = rope.rotate(queries, distance), rope.rotate(l1_keys)
     keys = l1_keys.repeat_interleave(queries.shape[1] // l1_keys.shape[1], dim=1)  # [L, H, M, D]
     logits = torch.einsum("lhtd,lhmd->lhtm", queries.float() * scaling, keys.float())
     return logits.softmax(dim=-1).mean(dim=(1, 2))

@@ -147,18 +147,25 @@ class Selector:
             )
         document = documents[0]
         queries = self._queries(question, documents)
-        scores = pooled_scores(queries, document.cache.l1.keys, scaling=self._decoder.scaling, rope=self._decoder.rope)
+        cache = document.cache
+        scores = pooled_scores(
+            queries,
+            cache.l1.keys,
+            scaling=self._decoder.scaling,
+            rope=self._decoder.rope,
+            distance=cache.n_blocks + len(cache.tail) + question.own.start,
+        )
         per_layer = scores.double().cpu().numpy()  # [L, M]
         units = split_units(documents, config.granularity)
-        interval = document.cache.interval
-        n_refill = min(budget_tokens // interval, document.cache.n_blocks)
+        interval = cache.interval
+        n_refill = min(budget_tokens // interval, cache.n_blocks)
         if config.granularity == "passages":
             widest = sum(sorted((len(unit.blocks) for unit in units), reverse=True)[: config.max_passages])
             n_refill = min(n_refill, widest)
         rows = [fill_exactly(units, layer, n_refill, config.granularity) for layer in per_layer]
         blocks = np.array(rows, dtype=np.int64).reshape(len(per_layer), n_refill)
         shared = unit_sums([np.repeat(per_layer.mean(axis=0) / interval, interval)], units)
-        counts = np.bincount(blocks.ravel(), minlength=document.cache.n_blocks) / len(per_layer)
+        counts = np.bincount(blocks.ravel(), minlength=cache.n_blocks) / len(per_layer)
         ranked = [(u, float(s)) for u, s in rank_units(units, shared) if counts[u.blocks.start : u.blocks.stop].any()]
         shown = ranked[: max(1, config.max_passages if config.granularity == "passages" else n_refill)]
         return Selection(

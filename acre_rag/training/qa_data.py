@@ -70,10 +70,9 @@ def compose(pairs: Sequence[dict[str, Any]], *, n_questions: int, seed: int) -> 
     rank = {title: i for i, title in enumerate(titles)}
     contexts = sorted(by_context, key=lambda context: (rank[title_of[context]], context))
     documents: list[LocatedDocument] = []
-    wanted = max(4, n_questions // 10)  # about ten questions a document: many documents matter more
-    for group in _filled(contexts):
-        if len(documents) * wanted >= n_questions:
-            break
+    groups = _filled(contexts)
+    wanted = -(-n_questions // min(10, len(groups)))  # ten documents where the data allows: variety matters more
+    for group in groups[:10]:
         documents.append(_joined(group, by_context, wanted, rng))
     return [document for document in documents if document.questions]
 

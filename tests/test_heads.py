@@ -1,0 +1,142 @@
+"""Retrieval heads: files, refusals, and finding them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny_decoder
+
+from acre_rag import ACRE
+from acre_rag.errors import CalibrationError
+from acre_rag.heads import Head, RetrievalHeads, check_heads, load_heads, shipped_heads
+from acre_rag.models import Decoder
+from acre_rag.training.calibration import calibrate, choose_heads, head_masses
+from acre_rag.training.qa_data import LocatedDocument, LocatedQuestion, compose, load_pairs, needles
+
+
+def heads_of(decoder: Decoder, *heads: tuple[int, int]) -> RetrievalHeads:
+    return RetrievalHeads(tuple(Head(a, b, 1 / len(heads)) for a, b in heads), decoder.digest, decoder.architecture)
+
+
+def test_a_file_comes_back_as_it_was_saved(tiny: Decoder, tmp_path: Path) -> None:
+    heads = heads_of(tiny, (1, 2), (0, 3))
+    heads.save(tmp_path / "heads.json")
+    loaded = load_heads(tmp_path / "heads.json")
+    assert loaded.heads == heads.heads and loaded.model_digest == tiny.digest
+    assert loaded.key_heads(tiny) == [(0, 1), (1, 1)]  # four query heads share two kv heads
+    assert [(h.layer, row) for h, row in loaded.rows(tiny)] == [(1, 1), (0, 0)]
+    acre = ACRE(tiny, heads=loaded)
+    assert acre.add("The drum is in room one. " * 8).cache.head_keys.shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "not json", "[]", "{}", '{"format": "acre-rag-heads/9", "heads": []}', '{"format": "acre-rag-heads/1"}'],
+)
+def test_a_damaged_file_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "heads.json"
+    path.write_text(content)
+    with pytest.raises(CalibrationError, match="acre calibrate"):
+        load_heads(path)
+
+
+def test_heads_of_another_model_are_refused(tiny: Decoder) -> None:
+    other = tiny_decoder("qwen2")
+    with pytest.raises(CalibrationError, match=r"llama-3x4x2x8.*qwen2-3x4x2x8"):
+        check_heads(heads_of(tiny, (0, 0)), other)
+    with pytest.raises(CalibrationError, match="does not have"):
+        check_heads(heads_of(tiny, (7, 0)), tiny)
+    assert shipped_heads(tiny) is None
+
+
+@pytest.mark.model
+def test_the_shipped_heads_point_at_the_right_passage(smollm2: Decoder, alice: str) -> None:
+    """On a document that calibration never saw, the best shipped head puts more on the right passage than most heads."""
+    shipped = shipped_heads(smollm2)
+    assert shipped is not None and shipped.model_digest == smollm2.digest
+    text = alice[:9000]
+    place = text.index("golden key")
+    question = LocatedQuestion("What did Alice find on the glass table?", place, place + 10)
+    [(mass, gold)] = head_masses(smollm2, LocatedDocument(text, (question,)))
+    right = mass[:, gold].max(axis=1)
+    best = shipped.heads[0]
+    assert right[best.layer * smollm2.n_heads + best.head] > np.quantile(right, 0.95)
+    assert right[best.layer * smollm2.n_heads + best.head] > 0.05
+
+
+def test_calibration_finds_the_head_that_was_planted(tiny: Decoder) -> None:
+    """Twelve heads, one of which points at the right passage."""
+    rng = np.random.default_rng(0)
+    measured = []
+    for _ in range(30):
+        gold = int(rng.integers(10))
+        mass = rng.normal(0, 0.02, (12, 10)).astype(np.float32)
+        mass[7, gold] += 0.4
+        measured.append((mass, [gold]))
+    heads, facts = choose_heads(measured, tiny, 3)
+    assert (heads[0].layer, heads[0].head) == (1, 3)
+    assert facts["recall_at_1"] > 0.9
+    with pytest.raises(CalibrationError, match="no retrieval heads"):
+        choose_heads([(np.zeros((12, 10), np.float32), [0])] * 10, tiny, 3)
+
+
+def test_calibration_runs_from_pairs_to_a_file(tiny: Decoder, tmp_path: Path) -> None:
+    """The whole way on a tiny random model: it may well have no such heads, and then says so."""
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [
+        {
+            "title": f"t{i % 3}",
+            "context": f"The {w} of house {i} is kept in room {i + 2} by the old man.",
+            "question": f"Where is the {w} of house {i}?",
+            "answers": [f"room {i + 2}"],
+        }
+        for i, w in enumerate(["lamp", "kite", "drum", "bell"] * 8)
+    ]
+    pairs.write_text("\n".join(map(json.dumps, rows)))
+    decoder = tiny_decoder("llama")
+    try:
+        heads = calibrate(decoder, data=[pairs], n_questions=12, n_heads=2)
+    except CalibrationError as error:
+        assert "no retrieval heads" in str(error)
+    else:
+        assert 1 <= len(heads.heads) <= 2 and heads.facts["data"] == ["pairs.jsonl"]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"question": "no context?"}', "[1]"])
+def test_unusable_pairs_are_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(content)
+    with pytest.raises(CalibrationError, match=str(path)):
+        load_pairs(path)
+
+
+def test_composed_questions_point_at_their_answers() -> None:
+    pairs = [
+        {
+            "title": f"t{i % 4}",
+            "context": f"Context {i} says that item {i} is colour {i * 7}.",
+            "question": f"Colour of {i}?",
+            "answers": [f"colour {i * 7}"],
+        }
+        for i in range(50)
+    ] + [{"context": "Yes it is.", "question": "Is it?", "answers": ["yes"]}]
+    documents = compose(pairs, n_questions=20, seed=3)
+    for document in documents:
+        for item in document.questions:
+            assert document.text[item.start : item.stop].startswith("colour ")
+        assert all(item.question != "Is it?" for item in document.questions)
+    assert compose(pairs, n_questions=20, seed=3) == documents
+
+
+def test_needles_stand_where_they_are_said_to(tiny: Decoder) -> None:
+    for document in needles(n_questions=12, seed=1):
+        for item in document.questions:
+            place = item.question.rstrip("?").split()
+            assert any(word in document.text[item.start : item.stop] for word in place if word[0].isupper())
+
+
+@pytest.mark.parametrize("wrong", [{"n_heads": 0}, {"n_questions": 3}])
+def test_absurd_calibration_options_are_refused(wrong: dict, tiny: Decoder) -> None:
+    with pytest.raises(CalibrationError):
+        calibrate(tiny, **wrong)
