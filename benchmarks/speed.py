@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--construct-repeats", type=int, default=3)
     parser.add_argument("--window", type=int, default=4096)
     parser.add_argument("--construct", type=int, nargs="*", default=[16384, 32768], help="document lengths, tokens")
     parser.add_argument("--name", default="speed")
@@ -40,7 +41,7 @@ def main() -> None:
     summary: dict[str, Any] = {"second_question": second_question(decoder, text, options.repeats, rows)}
     for n_tokens in options.construct:
         key = f"construct_{n_tokens}"
-        summary[key] = reading(decoder, text, n_tokens, options.window, options.repeats, rows)
+        summary[key] = reading(decoder, text, n_tokens, options.window, options.construct_repeats, rows)
         print(key, summary[key], flush=True)
     print(summary["second_question"])
     print(write(options.name, summary, rows))

@@ -59,8 +59,8 @@ def main() -> None:
                 row |= _answers(acre, document, item["question"], item["answers"], full)
             rows.append(row)
         acre.remove(doc_id)
+        write(f"squad_article-{options.name}", _summary(rows) | {"heads": dict(acre.heads.facts)}, rows)
         print(doc_id, document.n_tokens, f"{document.construct_s:.1f} s", json.dumps(_summary(rows)), flush=True)
-    print(write(f"squad_article-{options.name}", _summary(rows) | {"heads": dict(acre.heads.facts)}, rows))
 
 
 def _recall_row(acre: ACRE, document: Document, item: dict[str, Any]) -> dict[str, Any]:
