@@ -94,8 +94,10 @@ class Selector:
         if config.select == "retriever":
             return _by_retriever(question, documents, config, budget_tokens, retriever)
         raw = self._raw_scores(question, documents)
-        scores = self._agreement(_without_prior(raw, documents), units)
-        if _about_the_whole(raw, documents, peak=float(scores.max(initial=0.0))):
+        tokens = _without_prior(raw, documents)
+        scores = self._agreement(tokens, units)
+        passages = units if config.granularity == "passages" else split_units(documents, "passages")
+        if _about_the_whole(raw, documents, peak=float(self._agreement(tokens, passages).max(initial=0.0))):
             return _spread(units, scores, documents, config, budget_tokens)
         if config.select == "hybrid":
             spans = retriever(question.text, documents)
@@ -245,13 +247,12 @@ def _top(
     documents: Sequence[Document],
     config: ACREConfig,
     budget_tokens: int,
-    scope: str = "passages",
 ) -> Selection:
     """Best units first, until the budget (Eq. 17) or the number of passages is reached."""
     ranked = rank_units(units, scores)
     most = config.max_passages if config.granularity == "passages" else len(ranked)
     return _within_budget(
-        ranked[:most], documents, budget_tokens, scope, tuple(zip(units, scores.tolist(), strict=True))
+        ranked[:most], documents, budget_tokens, "passages", tuple(zip(units, scores.tolist(), strict=True))
     )
 
 
@@ -285,8 +286,11 @@ def _spread(
     config: ACREConfig,
     budget_tokens: int,
 ) -> Selection:
-    """A question about the whole: the opening of each document, then units spread evenly over all."""
-    most = min(len(units), config.max_passages if config.granularity == "passages" else len(units))
+    """A question about the whole: the opening, then units spread evenly to the end."""
+    fitting = budget_tokens // max(
+        (len(unit.blocks) * documents[unit.document].cache.interval for unit in units), default=1
+    )
+    most = min(len(units), fitting, config.max_passages if config.granularity == "passages" else len(units))
     places = sorted({round(place) for place in np.linspace(0, len(units) - 1, num=most)}) if units else []
     ranked = [(units[i], float(scores[i])) for i in places]
     return _within_budget(ranked, documents, budget_tokens, "document", tuple(zip(units, scores.tolist(), strict=True)))

@@ -18,7 +18,9 @@ _SOURCE_CHARS = 240
 def show_sources(console: Console, answer: Answer, files: Mapping[str, ExtractedText], *, most: int = 3) -> None:
     """Where the answer stands: document, place, page where there is one, and the beginning of the text."""
     if answer.scope == "document":
-        console.print("  [dim]a question about the whole text: passages spread over it were refilled[/]")
+        console.print(
+            "  [dim]a question about the whole text: its opening and passages spread over it were refilled[/]"
+        )
     for source in answer.sources[:most]:
         file = files.get(source.document)
         page = file.page_at(source.start) if file else None

@@ -59,6 +59,16 @@ def test_a_question_about_the_whole_gets_the_opening_and_a_spread(acre: ACRE, qu
     assert len(answer.text.split()) > 3
 
 
+def test_single_blocks_for_a_question_about_the_whole_reach_the_end(acre: ACRE) -> None:
+    engine = ACRE(acre.decoder, config=ACREConfig(**{**vars(CONFIG), "granularity": "blocks", "budget": 256}))
+    engine.documents |= acre.documents
+    selection = engine.select("What is this book about?")
+    assert selection.scope == "document"
+    blocks = selection.blocks[0]
+    assert blocks[0] == 0 and blocks[-1] == acre.documents["alice"].cache.n_blocks - 1
+    assert len(blocks) * acre.documents["alice"].cache.interval <= 256
+
+
 def test_a_stream_is_the_answer_and_closing_it_stops_the_model(acre: ACRE) -> None:
     settings = GenerationSettings(max_new_tokens=24)
     *pieces, answer = acre.stream(TABLE, settings=settings)

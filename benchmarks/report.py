@@ -1,0 +1,129 @@
+"""Render the README's table of measurements from benchmarks/results/; `python -m benchmarks.report` rewrites it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+
+
+def main() -> None:
+    """Rewrite the README between its marks."""
+    text = README.read_text(encoding="utf-8")
+    head, rest = text.split(BEGIN)
+    tail = rest.split(END)[1]
+    README.write_text(f"{head}{BEGIN}\n{rendered()}{END}{tail}", encoding="utf-8")
+
+
+def rendered() -> str:
+    """All tables as Markdown."""
+    parts = [_finds(), _answers(), _speed(), _beyond()]
+    return "\n".join(part for part in parts if part)
+
+
+def _read(name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    path = RESULTS / f"{name}.jsonl"
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8") as file:
+        first = json.loads(file.readline())
+    return first["summary"], first["circumstances"]
+
+
+def _squad() -> dict[str, dict[str, Any]]:
+    found = {
+        path.stem.removeprefix("squad_article-"): _read(path.stem)
+        for path in sorted(RESULTS.glob("squad_article-*.jsonl"))
+    }
+    return {name: both[0] for name, both in found.items() if both}
+
+
+def _finds() -> str:
+    rows = []
+    for model, summary in _squad().items():
+        for k in (2, 4):
+            recall = summary[f"recall_at_{k}"]
+            cells = " | ".join(f"{recall[name]:.2f}" for name in ("chance", "paper", "bm25", "consensus", "hybrid"))
+            rows.append(f"| {model} ({summary['questions']} questions) | {k} | {cells} |")
+    if not rows:
+        return ""
+    return (
+        "**It finds things.** Recall of the ~450-token passage that holds the answer among the first *k*, on whole "
+        "SQuAD articles; heads calibrated on other data (`benchmarks/squad_article.py`). `paper` is Eq. 15 with pooled, "
+        "untrained L1.\n\n"
+        "| model | k | chance | paper | BM25 | consensus | hybrid |\n| --- | --- | --- | --- | --- | --- | --- |\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
+def _answers() -> str:
+    columns = (
+        "full",
+        "rag_bm25",
+        "rag_consensus",
+        "refill_bm25",
+        "refill_consensus",
+        "refill_hybrid",
+        "refill_consensus_without_l1",
+        "l1_only",
+    )
+    rows = [
+        f"| {model} ({summary['answered']}) | " + " | ".join(f"{summary['f1'][c]:.1f}" for c in columns) + " |"
+        for model, summary in _squad().items()
+        if "f1" in summary
+    ]
+    if not rows:
+        return ""
+    return (
+        "**Answers**, token F1 on the same documents, two passages refilled. So few questions that differences under "
+        "about ten points are noise.\n\n"
+        "| model (questions) | full attention | text RAG, BM25 | text RAG, consensus | refill, BM25 | refill, consensus | "
+        "refill, hybrid | consensus, no L1 | L1 only |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
+    )
+
+
+def _speed() -> str:
+    both = _read("speed")
+    if not both:
+        return ""
+    summary, where = both
+    second = summary["second_question"]
+    lines = [
+        f"**It is fast** ({where['machine']}; SmolLM2-135M; ratios within one run). First token of a further question on "
+        f"a document of {second['document_tokens']:,} tokens: {second['acre_s']:.2f} s against {second['stock_s']:.1f} s "
+        f"for the stock model's full read, **{second['median_ratio']:.0f}x** (median of {len(second['ratios'])})."
+    ]
+    for name, construct in summary.items():
+        if name.startswith("construct_"):
+            lines.append(
+                f"Reading {int(name.removeprefix('construct_')):,} tokens through a window of {construct['window']:,}: "
+                f"{construct['acre_s']:.0f} s against {construct['stock_s']:.0f} s, {construct['median_ratio']:.1f}x "
+                f"(by count of operations {construct['ratio_by_count_of_operations']:.1f}x; {len(construct['ratios'])} "
+                f"run{'s' if len(construct['ratios']) > 1 else ''})."
+            )
+    return " ".join(lines) + "\n"
+
+
+def _beyond() -> str:
+    both = _read("beyond_window")
+    if not both:
+        return ""
+    s, _ = both
+    right = ", ".join(f"{name} {s['source_holds_needle'][name]} of {s['needles']}" for name in s["source_holds_needle"])
+    answered = ", ".join(f"{name} {s['right'][name]}" for name in s["right"])
+    return (
+        f"**It reads beyond the window.** A book of {s['document_tokens']:,} tokens through SmolLM2 (made for "
+        f"{s['model_window']:,}) with window {s['window']:,}, interval {s['interval']}: {s['construct_s']:,.0f} s; "
+        f"process memory beyond L2 at 20, 60 and 100 %: {s['working_mib_at_20_percent']:,}, "
+        f"{s['working_mib_at_60_percent']:,}, {s['working_mib_at_100_percent']:,} MiB. Needles at ten depths: the sources "
+        f"hold the needle for {right}; the 135M model then says it right: {answered}.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
