@@ -67,21 +67,14 @@ def _draw(axis: Any, selection: Selection, document: Document, index: int) -> No
         if picked:
             peaks.append((score, 100 * (start + stop) / 2 / length, document.text[start:stop]))
     highest = max((score for score, _, _ in peaks), default=1.0) or 1.0
-    for rank, (score, place, text) in enumerate(sorted(peaks, reverse=True)[:3]):
-        axis.annotate(
-            f"{rank + 1}. {_shorten(text, _SNIPPET_CHARS)}".replace("$", r"\$"),
-            xy=(place, max(score, 0.0)),
-            xytext=(0.01, 0.97 - 0.1 * rank),
-            textcoords="axes fraction",
-            fontsize=8,
-            color=_EDGE,
-            va="top",
-            arrowprops={"arrowstyle": "-", "color": _CHOSEN, "alpha": 0.5},
-        )
+    for rank, (score, place, text) in enumerate(sorted(peaks, reverse=True)[:3], 1):
+        axis.text(place, max(score, 0.0), str(rank), color=_CHOSEN, ha="center", va="bottom", fontweight="bold")
+        quote = f"{rank}.  {_shorten(text, _SNIPPET_CHARS)}".replace("$", r"\$")
+        axis.text(0.01, 1.0 - 0.09 * rank, quote, transform=axis.transAxes, fontsize=8, color=_EDGE)
     axis.set_ylim(0, 1.6 * max(highest, 1e-9))
     axis.set_xlim(0, 100)
     axis.set_xlabel(f"position in {document.id} (%)   ·   {document.n_tokens:,} tokens   ·   red: refilled")
-    axis.set_ylabel("attention beyond\nthe prior")
+    axis.set_ylabel("score of the passage")
     axis.spines[["top", "right"]].set_visible(False)
 
 
