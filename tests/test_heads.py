@@ -81,6 +81,19 @@ def test_calibration_finds_the_head_that_was_planted(tiny: Decoder) -> None:
         choose_heads([(np.zeros((12, 10), np.float32), [0])] * 10, tiny, 3)
 
 
+def test_heads_that_cannot_be_told_apart_are_all_kept(tiny: Decoder) -> None:
+    """Three equally noisy heads; the best single one or pair on these questions is luck."""
+    rng = np.random.default_rng(1)
+    measured = []
+    for _ in range(60):
+        gold = int(rng.integers(10))
+        mass = rng.normal(0, 0.2, (12, 10)).astype(np.float32)
+        mass[[2, 5, 9], gold] += 0.4
+        measured.append((mass, [gold]))
+    heads, _ = choose_heads(measured, tiny, 3)
+    assert {h.layer * 4 + h.head for h in heads} == {2, 5, 9}
+
+
 def test_calibration_runs_from_pairs_to_a_file(tiny: Decoder, tmp_path: Path) -> None:
     """The whole way on a tiny random model: it may well have no such heads, and then says so."""
     pairs = tmp_path / "pairs.jsonl"
