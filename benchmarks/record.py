@@ -21,7 +21,7 @@ def circumstances() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "--short", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
-        "command": "python -m " + " ".join([_module(), *sys.argv[1:]]),
+        "command": "python -m " + " ".join([_module(), *map(_without_folder, sys.argv[1:])]),
         "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "load_at_start": round(os.getloadavg()[0], 2),
         "versions": {
@@ -45,6 +45,11 @@ def write(name: str, summary: dict[str, Any], rows: Iterable[dict[str, Any]] = (
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
     return done.stdout.strip()
+
+
+def _without_folder(argument: str) -> str:
+    """Folders of one machine tell nobody anything."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def _module() -> str:
