@@ -1,5 +1,6 @@
 """Decode and stream with the stock model on an ordinary cache; knows nothing of documents or blocks."""
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ def decode(
             past_key_values=cache,
             stopping_criteria=StoppingCriteriaList([clock]),
             streamer=streamer,
+            **_slots_of(decoder, n_cached=mask.shape[1] - input_ids.shape[1], n_new=input_ids.shape[1]),
             **options,
         )
     new = output[:, input_ids.shape[1] :]
@@ -197,6 +199,13 @@ def _options(decoder: Decoder, settings: GenerationSettings) -> dict[str, Any]:
     if settings.stop:
         options |= {"stop_strings": list(settings.stop), "tokenizer": tokenizer}
     return options
+
+
+def _slots_of(decoder: Decoder, *, n_cached: int, n_new: int) -> dict[str, Tensor]:
+    """Transformers 5.2 must be told that the ids stand behind the cache; newer releases see it themselves."""
+    if "cache_position" not in inspect.signature(decoder.model.forward).parameters:
+        return {}
+    return {"cache_position": torch.arange(n_cached, n_cached + n_new, device=decoder.device)}
 
 
 def _padded_batch(

@@ -1,11 +1,14 @@
 """With every block refilled, the stock model's own numbers come out: the method adds no error of its own."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, tiny_decoder
 from transformers import DynamicCache
 
+from acre_rag import generate
 from acre_rag.cache import KV
 from acre_rag.construct import ReadingPlan, construct, to_transformers
 from acre_rag.generate import GenerationSettings, decode
@@ -94,3 +97,10 @@ def test_greedy_answer_equals_the_stock_generate(tiny: Decoder) -> None:
         past_key_values=DynamicCache(),
     )
     assert ours == tiny.tokenizer.decode(stock[0, len(ids) :], skip_special_tokens=True).strip()
+
+
+def test_older_transformers_are_told_where_the_question_stands(tiny: Decoder) -> None:
+    """The option exists exactly where the model's forward pass takes it (5.2 does, 5.23 does not)."""
+    takes_it = "cache_position" in inspect.signature(tiny.model.forward).parameters
+    told = generate._slots_of(tiny, n_cached=7, n_new=3)
+    assert (told["cache_position"].tolist() == [7, 8, 9]) if takes_it else told == {}
