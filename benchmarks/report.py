@@ -74,7 +74,7 @@ def _answers() -> str:
     rows = [
         f"| {model} ({summary['answered']}) | " + " | ".join(f"{summary['f1'][c]:.1f}" for c in columns) + " |"
         for model, summary in _squad().items()
-        if "f1" in summary
+        if summary.get("answered", 0) >= 10  # fewer say nothing
     ]
     if not rows:
         return ""
