@@ -21,8 +21,8 @@ from acre_rag.progress import reading_progress, waiting
 from acre_rag.show import human_bytes, show_cost, show_sources
 
 TITLE = "Alice's Adventures in Wonderland"
-CONFIG = ACREConfig(window=1536, stride=512, passage_tokens=300, max_passages=1)
-# A small window reads fast on a laptop; one passage at a time is what a reader of 135M parameters copes with.
+CONFIG = ACREConfig(window=1536, stride=512, passage_tokens=300, max_passages=2)
+# A small window reads fast on a laptop.
 SETTINGS = GenerationSettings(max_new_tokens=40)
 
 
