@@ -69,7 +69,8 @@ class Answer:
         usage: tokens.
         timings: seconds.
         scope: "passages" when the question pointed somewhere, "document" when it asked about the whole and the
-            refilled passages are a sample spread over it.
+            refilled passages are a sample spread over it; "none" when no document was asked.
+        notes: what the user should know: documents left out, memory that was short.
     """
 
     text: str
@@ -77,6 +78,7 @@ class Answer:
     usage: Usage
     timings: Timings
     scope: str = "passages"
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""

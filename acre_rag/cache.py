@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from acre_rag.l2 import L2
+
 
 @dataclass(frozen=True)
 class KV:
@@ -58,7 +60,7 @@ class BiLayerCache:
         n_tokens: `N`, document tokens, tail included.
         prefix: the template before the document.
         l1: `M` entries, on the device.
-        l2: `[M, L, 2, Hkv, l, D]`, in host memory: one block is one contiguous run.
+        l2: blocks `[M, L, 2, Hkv, l, D]` in host memory or on disk: one block is one contiguous run.
         tail: the last `N mod l` tokens, kept raw.
         head_keys: `[G, M * l, D]` un-rotated keys of the retrieval heads at full resolution, on the device; one row
             per distinct (layer, kv head). Empty (`G = 0`) for a model without calibrated heads.
@@ -69,7 +71,7 @@ class BiLayerCache:
     n_tokens: int
     prefix: KV
     l1: KV
-    l2: Tensor
+    l2: L2
     tail: KV
     head_keys: Tensor
     prior: Prior | None = None
@@ -82,9 +84,10 @@ class BiLayerCache:
     @property
     def device_bytes(self) -> int:
         """Bytes that stay on the model's device."""
-        return self.prefix.n_bytes + self.l1.n_bytes + self.tail.n_bytes + self.head_keys.nbytes
+        prior = self.prior.scores.nbytes if self.prior else 0
+        return self.prefix.n_bytes + self.l1.n_bytes + self.tail.n_bytes + self.head_keys.nbytes + prior
 
     @property
     def host_bytes(self) -> int:
-        """Bytes of L2."""
-        return self.l2.nbytes
+        """Bytes of host memory that L2 holds."""
+        return self.l2.host_bytes

@@ -14,8 +14,9 @@ from transformers import DynamicCache
 
 from acre_rag.blocks import distant_blocks
 from acre_rag.cache import KV, BiLayerCache
+from acre_rag.decoder import Decoder
 from acre_rag.errors import CapacityError, ConfigError
-from acre_rag.models import Decoder
+from acre_rag.l2 import L2
 from acre_rag.proxies.base import Proxy
 from acre_rag.transfer import HostWriter
 
@@ -157,7 +158,7 @@ class _Reader:
             n_tokens=self._n_tokens,
             prefix=self._prefix,
             l1=self._l1,
-            l2=self._l2.wait(),
+            l2=L2.plain(self._l2.wait()),
             tail=self._tail,
             head_keys=self._head_keys,
         )

@@ -13,9 +13,10 @@ from rich.markup import escape
 
 from acre_rag.answer import Answer
 from acre_rag.config import ACREConfig
+from acre_rag.decoder import Decoder
 from acre_rag.engine import ACRE
 from acre_rag.generate import GenerationSettings
-from acre_rag.models import BUILTIN, Decoder
+from acre_rag.models import BUILTIN
 from acre_rag.plot import plot_selection
 from acre_rag.progress import reading_progress, waiting
 from acre_rag.show import human_bytes, show_cost, show_sources

@@ -1,43 +1,51 @@
-"""ACRE: the public API. Puts the parts together; every part's own work lives in its own file."""
+"""ACRE: the public API. Puts the parts together and sends work to the model's one thread; no method of its own."""
 
-import hashlib
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from acre_rag.answer import Answer, Source, Timings, Usage
-from acre_rag.blocks import Run, merge_runs
+from acre_rag.answer import Answer, Source
+from acre_rag.asking import Asker, Prepared
 from acre_rag.cache import KV
-from acre_rag.config import INTERVALS, ACREConfig, auto_interval
-from acre_rag.construct import ProgressCallback, ReadingPlan, construct
+from acre_rag.choose import Selection
+from acre_rag.config import ACREConfig
+from acre_rag.construct import ProgressCallback, ReadingPlan
+from acre_rag.decoder import Decoder
+from acre_rag.desk import Asked, Desk, Documents
 from acre_rag.document import Document
-from acre_rag.errors import CapacityError, ConfigError, DocumentError
-from acre_rag.generate import Generated, GenerationSettings, decode, stream
+from acre_rag.errors import ConfigError
+from acre_rag.generate import GenerationSettings
 from acre_rag.heads import RetrievalHeads, check_heads, load_heads, shipped_heads
-from acre_rag.models import BUILTIN, Decoder, load_decoder
-from acre_rag.passages import split_passages
-from acre_rag.prompts import ANSWER, WHOLE_DOCUMENT_QUESTIONS, PromptTemplate, render
+from acre_rag.library import Library
+from acre_rag.models import BUILTIN, load_decoder
+from acre_rag.prompts import ANSWER, PromptTemplate, render
 from acre_rag.proxies import LearnedProxy, PooledProxy, Proxy
 from acre_rag.proxies.adapter import load_learned
-from acre_rag.question import question_queries
-from acre_rag.refill import refill
+from acre_rag.question import Question, question_queries
+from acre_rag.reading import Reader
+from acre_rag.residency import Residency, Statistics
 from acre_rag.retrieve import Retriever, bm25_retriever
-from acre_rag.select import Question, Selection, Selector, refill_budget
+from acre_rag.select import Selector
+from acre_rag.sources import sources_of
+from acre_rag.streams import Pieces, TextStream
+from acre_rag.worker import Ticket
 
-_MAX_STRIDE = 2048
-_MOST_CHARS_PER_TOKEN = 16
+_READING_OPTIONS = ("window", "interval", "min_interval", "stride", "passage_tokens")
 
 
 class ACRE:
     """Reads documents once, answers questions from them.
 
-    Use `ACRE.from_pretrained`. Calls from several threads take turns.
+    Use `ACRE.from_pretrained`. Every method may be called from any thread; the methods that begin with `a`, and `async
+    for` over `stream`, never block an event loop. The model runs on one thread: calls wait in line, and questions that
+    wait together are decoded as one batch.
+
+    Every call takes `tenant`: documents of one tenant do not exist for another. `timeout_s` bounds waiting and work;
+    past it the work is stopped and `DeadlineError` raised. `BusyError` is raised at once when too many calls wait.
 
     Args:
         decoder: a loaded model.
@@ -46,6 +54,8 @@ class ACRE:
         heads: retrieval heads; `None` takes the shipped ones for this model, if any.
         template: how documents and questions are put to the model.
         retriever: text retriever of the "retriever" and "hybrid" strategies; BM25 by default.
+        device_bytes: most bytes of compact caches on the device; `None` for no limit.
+        host_bytes: most bytes of caches in host memory; `None` for no limit.
     """
 
     def __init__(
@@ -57,20 +67,28 @@ class ACRE:
         heads: RetrievalHeads | None = None,
         template: PromptTemplate = ANSWER,
         retriever: Retriever = bm25_retriever,
+        device_bytes: int | None = None,
+        host_bytes: int | None = None,
     ) -> None:
         self.decoder = decoder
-        self.proxy: Proxy = proxy or PooledProxy()
         self.config = config or ACREConfig()
         self.heads = heads or shipped_heads(decoder)
         if self.heads:
             check_heads(self.heads, decoder)
-        self.window = _window(self.config, decoder)
         self.retriever = retriever
-        self.documents: dict[str, Document] = {}
-        self._prompt = render(template, decoder.tokenizer)
-        self.prefix_ids = self._ids(self._prompt.prefix)
+        self.template = template
         self._selector = Selector(decoder, self.heads)
-        self._turn = threading.RLock()
+        self._reader = Reader(
+            decoder,
+            proxy=proxy or PooledProxy(),
+            heads=self.heads,
+            config=self.config,
+            prompt=render(template, decoder.tokenizer),
+            selector=self._selector,
+        )
+        residency = Residency(decoder.device, device_bytes=device_bytes, host_bytes=host_bytes)
+        self._library = Library(self._reader, residency)
+        self._desk = Desk(self._library, self._new_asker())
 
     @classmethod
     def from_pretrained(
@@ -78,26 +96,22 @@ class ACRE:
         model: str | Path = BUILTIN,
         *,
         adapter: str | Path | None = None,
-        config: ACREConfig | None = None,
         heads: str | Path | None = None,
-        template: PromptTemplate = ANSWER,
-        retriever: Retriever = bm25_retriever,
         device: str = "auto",
         dtype: str = "auto",
         attn_implementation: str | None = None,
+        **options: Any,
     ) -> "ACRE":
         """Load a model, and an adapter if one is given.
 
         Args:
             model: "smollm2-135m" (built in), a local folder, a `.gguf` file or a hub id.
             adapter: learned L1: an adapter of `acre train`, or a checkpoint in the authors' layout.
-            config: options of the method.
             heads: file of `acre calibrate`; the shipped one for this model by default.
-            template: how documents and questions are put to the model.
-            retriever: text retriever of the "retriever" and "hybrid" strategies.
             device: "auto", "cpu", "cuda", ...
             dtype: "auto", "float32", "bfloat16", "float16".
             attn_implementation: "eager", "sdpa", "flash_attention_2"; `None` lets transformers choose.
+            options: the other arguments of `ACRE`: config, template, retriever, store, ...
 
         Raises:
             ModelError: the model cannot be found, loaded or split.
@@ -108,276 +122,313 @@ class ACRE:
         return cls(
             decoder,
             proxy=LearnedProxy(load_learned(Path(adapter), decoder).to(decoder.dtype)) if adapter else None,
-            config=config,
             heads=load_heads(Path(heads)) if heads else None,
-            template=template,
-            retriever=retriever,
+            **options,
         )
 
-    def add(self, text: str, id: str | None = None, *, progress: ProgressCallback | None = None) -> Document:
+    def using(
+        self, *, template: PromptTemplate | None = None, retriever: Retriever | None = None, **options: Any
+    ) -> "ACRE":
+        """The same engine, documents included, that asks with other options.
+
+        Args:
+            template: another way to put the question; what stands before the document is in the caches and must stay.
+            retriever: another text retriever.
+            options: fields of `ACREConfig` that do not change what was read: select, granularity, budget, max_passages,
+                l1_context.
+
+        Raises:
+            ConfigError: the option would need the documents to be read anew.
+        """
+        if fixed := [name for name in _READING_OPTIONS if name in options]:
+            raise ConfigError(f"{', '.join(fixed)} decide how documents are read; make a new engine for another value.")
+        other = copy.copy(self)
+        other.config = replace(self.config, **options)
+        other.retriever = retriever or self.retriever
+        other.template = template or self.template
+        other._desk = Desk(self._library, other._new_asker())
+        if other._desk.asker.prompt.prefix != self._desk.asker.prompt.prefix:
+            raise ConfigError(
+                "This template changes what stands before the document, which the caches hold. Make a new engine with "
+                "it, or change only the text after the document."
+            )
+        return other
+
+    @property
+    def window(self) -> int:
+        """`W`, in tokens."""
+        return self._reader.window
+
+    @property
+    def prefix_ids(self) -> Tensor:
+        """`[P]`, the template before every document."""
+        return self._reader.prefix_ids
+
+    @property
+    def documents(self) -> Mapping[str, Document]:
+        """Documents of the default tenant by id; see `documents_of`."""
+        return self.documents_of("")
+
+    @property
+    def statistics(self) -> Statistics:
+        """Hits, misses, evictions, and bytes of each tier."""
+        return self._library.residency.statistics
+
+    def documents_of(self, tenant: str) -> Mapping[str, Document]:
+        """A tenant's documents by id."""
+        return self._library.shelf(tenant)
+
+    def add(
+        self,
+        text: str,
+        id: str | None = None,
+        *,
+        tenant: str = "",
+        progress: ProgressCallback | None = None,
+        timeout_s: float | None = None,
+    ) -> Document:
         """Read a document once into a bi-layer cache.
 
         Args:
             text: the document.
             id: name for sources and for `documents=`; a digest of the text by default. Adding the same text under
                 the same id again returns the document that is there.
-            progress: called with (tokens read, tokens in all) after every stride.
+            tenant: whose it is.
+            progress: called with (tokens read, tokens in all) after every stride, on the model's thread.
+            timeout_s: most seconds of waiting and reading.
 
         Raises:
-            DocumentError: empty, or shorter than one token; or the id already names another text.
-            CapacityError: too long for the window, whatever the interval.
+            DocumentError: empty; or the id already names another text.
+            CapacityError: too long for the window, whatever the interval; or no memory.
         """
-        name = id if id is not None else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-        with self._turn:
-            if (known := self.documents.get(name)) is not None:
-                if known.text == text:
-                    return known
-                raise DocumentError(f"A document named {name!r} with another text is there; remove it first.")
-            document = self._read(text, name, progress)
-            self.documents[name] = document
-            return document
+        document: Document = self._submit_add(text, id, tenant, progress, timeout_s).result()
+        return document
 
-    def remove(self, id: str) -> None:
-        """Forget a document and free its cache.
+    async def aadd(
+        self,
+        text: str,
+        id: str | None = None,
+        *,
+        tenant: str = "",
+        progress: ProgressCallback | None = None,
+        timeout_s: float | None = None,
+    ) -> Document:
+        """`add` on an event loop."""
+        document: Document = await self._submit_add(text, id, tenant, progress, timeout_s).wait()
+        return document
+
+    def remove(self, document: Document | str, *, tenant: str = "") -> None:
+        """Forget a document and free its cache, everywhere.
 
         Raises:
             DocumentError: there is none of that name.
         """
-        with self._turn:
-            if self.documents.pop(id, None) is None:
-                raise DocumentError(f"No document {id!r}; there are: {', '.join(self.documents) or 'none'}.")
+        self._run(lambda: self._library.remove(document, tenant))
+
+    def release(self, document: Document | str, *, tenant: str = "") -> None:
+        """Free a stored document's memory; the next question brings it back from the store.
+
+        Raises:
+            DocumentError: unknown, or only memory has it.
+        """
+        self._run(lambda: self._library.release(document, tenant))
+
+    def pin(self, document: Document | str, pinned: bool = True, *, tenant: str = "") -> None:
+        """Keep a document on the device whatever the budgets, until it is unpinned (`pinned=False`)."""
+        self._run(lambda: self._library.residency.pin(self._library.get(document, tenant), pinned))
 
     def ask(
         self,
         question: str,
-        documents: Sequence[Document | str] | Document | str | None = None,
+        documents: Documents = None,
         *,
+        tenant: str = "",
         settings: GenerationSettings | None = None,
+        timeout_s: float | None = None,
     ) -> Answer:
         """Answer one question.
 
         Args:
             question: the question.
-            documents: documents or their ids; all that were added by default.
+            documents: documents or their ids; all of the tenant's by default.
+            tenant: whose documents.
             settings: how to decode.
+            timeout_s: most seconds of waiting and answering.
 
         Raises:
             DocumentError: unknown or no documents.
-            CapacityError: question, L1 and answer do not fit the window.
+            CapacityError: question, L1 and answer do not fit the window; or no memory.
         """
-        return self.ask_batch([question], documents, settings=settings)[0]
+        return self.ask_batch([question], documents, tenant=tenant, settings=settings, timeout_s=timeout_s)[0]
+
+    async def aask(
+        self,
+        question: str,
+        documents: Documents = None,
+        *,
+        tenant: str = "",
+        settings: GenerationSettings | None = None,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """`ask` on an event loop."""
+        [ticket] = self._submit_asked([Asked(question, documents, tenant)], settings, timeout_s)
+        answer: Answer = await ticket.wait()
+        return answer
 
     def ask_batch(
         self,
         questions: Sequence[str],
-        documents: Sequence[Document | str] | Document | str | None = None,
+        documents: Documents = None,
         *,
+        tenant: str = "",
         settings: GenerationSettings | None = None,
+        timeout_s: float | None = None,
     ) -> list[Answer]:
-        """Answer several questions about the same documents, decoded as one batch. Arguments as in `ask`."""
-        settings = settings or GenerationSettings()
-        chosen = self._documents(documents)
-        if not questions:
-            return []
-        with self._turn:
-            prepared = [self._prepare(question, chosen, settings) for question in questions]
-            generated = decode(self.decoder, [p.slots for p in prepared], [p.question.ids for p in prepared], settings)
-            return [p.answer(result) for p, result in zip(prepared, generated, strict=True)]
+        """Answer several questions about the same documents, decoded together. Arguments as in `ask`."""
+        tickets = self._submit_asked(
+            [Asked(question, documents, tenant) for question in questions], settings, timeout_s
+        )
+        try:
+            return [ticket.result() for ticket in tickets]
+        finally:
+            for ticket in tickets:
+                ticket.cancel()
 
     def stream(
         self,
         question: str,
-        documents: Sequence[Document | str] | Document | str | None = None,
+        documents: Documents = None,
         *,
+        tenant: str = "",
         settings: GenerationSettings | None = None,
-    ) -> Iterator[str | Answer]:
-        """Pieces of text as they are decoded, then the whole `Answer`. Closing the iterator stops the model."""
-        settings = settings or GenerationSettings()
-        chosen = self._documents(documents)
-        with self._turn:
-            prepared = self._prepare(question, chosen, settings)
-            for piece in stream(self.decoder, prepared.slots, prepared.question.ids, settings):
-                yield prepared.answer(piece) if isinstance(piece, Generated) else piece
+        timeout_s: float | None = None,
+    ) -> TextStream[Answer]:
+        """Pieces of text as they are decoded, then the whole `Answer`; for `for` and for `async for`.
 
-    def select(self, question: str, documents: Sequence[Document | str] | Document | str | None = None) -> Selection:
-        """What a question would refill, without decoding (for retrieval, heat maps and evaluation)."""
-        with self._turn:
-            return self._prepare(question, self._documents(documents), GenerationSettings()).selection
+        Closing the stream stops the model at its next token.
+        """
+        return self._submit_stream(Asked(question, documents, tenant), settings, timeout_s)
+
+    def complete(
+        self, prompt: str, *, settings: GenerationSettings | None = None, timeout_s: float | None = None
+    ) -> Answer:
+        """What the stock model says after a prompt: no documents, no template.
+
+        Raises:
+            CapacityError: prompt and answer do not fit the model.
+        """
+        [ticket] = self._submit_asked([Asked(prompt, plain=True)], settings, timeout_s)
+        answer: Answer = ticket.result()
+        return answer
+
+    async def acomplete(
+        self, prompt: str, *, settings: GenerationSettings | None = None, timeout_s: float | None = None
+    ) -> Answer:
+        """`complete` on an event loop."""
+        [ticket] = self._submit_asked([Asked(prompt, plain=True)], settings, timeout_s)
+        answer: Answer = await ticket.wait()
+        return answer
+
+    def stream_complete(
+        self, prompt: str, *, settings: GenerationSettings | None = None, timeout_s: float | None = None
+    ) -> TextStream[Answer]:
+        """`complete` piece by piece, as `stream`."""
+        return self._submit_stream(Asked(prompt, plain=True), settings, timeout_s)
+
+    def select(self, question: str, documents: Documents = None, *, tenant: str = "") -> Selection:
+        """What a question would refill, without decoding (for retrieval, heat maps and evaluation).
+
+        The places of documents in it count those asked, or those of `ACRE.retrieve`.
+        """
+        prepared: Prepared = self._run(lambda: self._select(Asked(question, documents, tenant)))
+        assert prepared.selection is not None
+        return prepared.selection
+
+    def retrieve(self, question: str, documents: Documents = None, *, tenant: str = "") -> tuple[Source, ...]:
+        """The passages that a question would refill, best first, without decoding."""
+        sources: tuple[Source, ...] = self._run(lambda: self._select(Asked(question, documents, tenant))).sources
+        return sources
+
+    async def aretrieve(self, question: str, documents: Documents = None, *, tenant: str = "") -> tuple[Source, ...]:
+        """`retrieve` on an event loop."""
+        prepared: Prepared = await self._submit(lambda: self._select(Asked(question, documents, tenant))).wait()
+        return prepared.sources
 
     def sources(self, selection: Selection, documents: Sequence[Document]) -> tuple[Source, ...]:
         """The text behind a selection, neighbouring blocks merged, best first."""
-        found = []
-        for index, document in enumerate(documents):
-            scored = [(unit.blocks, score) for unit, score in selection.units if unit.document == index]
-            for run in merge_runs(b for blocks, _ in scored for b in range(blocks.start, blocks.stop)):
-                start, end = document.chars_of_blocks(run)
-                score = max(score for blocks, score in scored if _overlap(blocks, run))
-                found.append(Source(document.id, start, end, document.text[start:end], score))
-        return tuple(sorted(found, key=lambda source: -source.score))
-
-    def _read(self, text: str, name: str, progress: ProgressCallback | None) -> Document:
-        if not text.strip():
-            raise DocumentError(f"The document {name!r} is empty: there is nothing to read.")
-        self._check_length(text, name)
-        start = perf_counter()
-        encoded = self.decoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        token_ids = torch.tensor(encoded["input_ids"], device=self.decoder.device)
-        offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-        plan = self.plan(len(token_ids))
-        cache = construct(
-            self.decoder,
-            self.proxy,
-            prefix_ids=self.prefix_ids,
-            token_ids=token_ids,
-            plan=plan,
-            key_heads=self.heads.key_heads(self.decoder) if self.heads else (),
-            progress=progress,
-        )
-        passages = split_passages(text, offsets, interval=plan.interval, passage_tokens=self.config.passage_tokens)
-        document = Document(name, text, offsets, passages, cache, 0.0)
-        document = self._selector.with_prior(document, [self.question(q) for q in WHOLE_DOCUMENT_QUESTIONS])
-        return replace(document, construct_s=perf_counter() - start)
-
-    def _check_length(self, text: str, name: str) -> None:
-        """Refuse at once what cannot fit: counting the tokens of 100 MB would take minutes."""
-        largest = (self.config.interval or INTERVALS[-1]) * (self.window // 2)
-        if len(text) > _MOST_CHARS_PER_TOKEN * largest:
-            raise CapacityError(
-                f"The document {name!r} has {len(text):,} characters; with window={self.window:,} at most "
-                f"{largest:,} tokens (some {4 * largest:,} characters) fit. Split it, or use a model with a larger "
-                "window."
-            )
+        return sources_of(selection, documents)
 
     def plan(self, n_tokens: int) -> ReadingPlan:
-        """Interval and stride for a document of `n_tokens` (Eq. 17's consequence: the interval adapts)."""
-        config = self.config
-        interval = config.interval or auto_interval(n_tokens, self.window, config.min_interval)
-        if n_tokens // interval > self.window // 2:
-            raise CapacityError(
-                f"The document has {n_tokens:,} tokens; at interval={interval} its {n_tokens // interval:,} L1 entries "
-                f"would take more than half of window={self.window:,}. Use an interval of at least "
-                f"{-(-n_tokens // (self.window // 2))}, a larger window, or leave the interval to be chosen."
-            )
-        stride = config.stride or min(_MAX_STRIDE, self.window // 4)
-        return ReadingPlan(window=self.window, interval=interval, stride=max(interval, stride // interval * interval))
+        """Interval and stride for a document of `n_tokens`."""
+        return self._reader.plan(n_tokens)
 
-    def _prepare(self, text: str, documents: Sequence[Document], settings: GenerationSettings) -> "_Prepared":
-        start = perf_counter()
-        question = self.question(text)
-        budget = refill_budget(
-            documents,
-            window=self.window,
-            reserved_tokens=len(question.ids) + settings.max_new_tokens,
-            config=self.config,
-        )
-        selection = self._selector.select(
-            question, documents, config=self.config, budget_tokens=budget, retriever=self.retriever
-        )
-        selected = perf_counter()
-        slots = refill(
-            [document.cache for document in documents],
-            selection.blocks,
-            rope=self.decoder.rope,
-            l1_context=self.config.l1_context,
-        )
-        refilled = perf_counter()
-        return _Prepared(
-            question=question,
-            documents=documents,
-            selection=selection,
-            sources=self.sources(selection, documents),
-            slots=slots,
-            select_s=selected - start,
-            refill_s=refilled - selected,
-        )
+    def question(self, text: str) -> Question:
+        """A question in the template and tokens of this engine."""
+        return self._desk.asker.question(text)
 
     def question_queries(self, question: str, view: KV) -> Tensor:
         """Un-rotated queries `[L, H, T, D]` of a question's own words over `view` (for calibration and diagnosis)."""
         asked = self.question(question)
-        return question_queries(self.decoder, view, asked.ids, own=asked.own)
+        queries: Tensor = self._run(lambda: question_queries(self.decoder, view, asked.ids, own=asked.own))
+        return queries
 
-    def question(self, text: str) -> Question:
-        """A question in the template and tokens of this engine.
-
-        Raises:
-            ConfigError: the question is empty.
-        """
-        if not text.strip():
-            raise ConfigError("The question is empty.")
-        rendered, start, stop = self._prompt.ask(text)
-        encoded = self.decoder.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-        own = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if b > start and a < stop]
-        ids = torch.tensor(encoded["input_ids"], device=self.decoder.device)
-        return Question(text, ids, slice(own[0], own[-1] + 1))
-
-    def _documents(self, documents: Sequence[Document | str] | Document | str | None) -> list[Document]:
-        if documents is None:
-            chosen = list(self.documents.values())
-        else:
-            several = [documents] if isinstance(documents, Document | str) else documents
-            chosen = [self._known(each) if isinstance(each, str) else each for each in several]
-        if not chosen:
-            raise DocumentError("There is no document to ask: add one first with ACRE.add(text).")
-        return chosen
-
-    def _known(self, name: str) -> Document:
-        if name not in self.documents:
-            raise DocumentError(f"No document {name!r}; there are: {', '.join(self.documents) or 'none'}.")
-        return self.documents[name]
-
-    def _ids(self, text: str) -> Tensor:
-        ids = self.decoder.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return torch.tensor(ids, dtype=torch.long, device=self.decoder.device)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Prepared:
-    """A question whose working cache is ready."""
-
-    question: Question
-    documents: Sequence[Document]
-    selection: Selection
-    sources: tuple[Source, ...]
-    slots: KV
-    select_s: float
-    refill_s: float
-
-    def answer(self, generated: Generated) -> Answer:
-        refilled = sum(
-            blocks.shape[-1] * document.cache.interval
-            for blocks, document in zip(self.selection.blocks, self.documents, strict=True)
-        )
-        before = self.select_s + self.refill_s
-        return Answer(
-            text=generated.text,
-            sources=self.sources,
-            usage=Usage(
-                prompt_tokens=len(self.question.ids),
-                cached_tokens=len(self.slots),
-                refilled_tokens=refilled,
-                generated_tokens=generated.n_tokens,
-            ),
-            timings=Timings(
-                construct_s=sum(document.construct_s for document in self.documents),
-                select_s=self.select_s,
-                refill_s=self.refill_s,
-                first_token_s=before + generated.first_token_s,
-                decode_s=generated.total_s - generated.first_token_s,
-            ),
-            scope=self.selection.scope,
+    def _new_asker(self) -> Asker:
+        return Asker(
+            decoder=self.decoder,
+            selector=self._selector,
+            prompt=render(self.template, self.decoder.tokenizer),
+            config=self.config,
+            retriever=self.retriever,
+            window=self.window,
         )
 
+    def _select(self, asked: Asked) -> Prepared:
+        return self._desk.select(asked, GenerationSettings())
 
-def _window(config: ACREConfig, decoder: Decoder) -> int:
-    if config.window is None:
-        return decoder.window
-    if config.window > decoder.model_window:
-        raise ConfigError(
-            f"window={config.window:,} is more than the {decoder.model_window:,} positions that {decoder.name} was "
-            f"made for. Use window={decoder.model_window} or less."
-        )
-    return config.window
+    def _submit_add(
+        self, text: str, id: str | None, tenant: str, progress: ProgressCallback | None, timeout_s: float | None
+    ) -> Ticket:
+        def work(tickets: Sequence[Ticket]) -> list[Document]:
+            [ticket] = tickets
 
+            def report(done: int, total: int) -> None:
+                ticket.check()  # nobody waits any more: stop at this stride
+                if progress:
+                    progress(done, total)
 
-def _overlap(a: Run, b: Run) -> bool:
-    return a.start < b.stop and b.start < a.stop
+            return [self._library.add(text, id, tenant, report)]
+
+        return self._in_line([Ticket(work, timeout_s=timeout_s)])[0]
+
+    def _submit_asked(
+        self, asked: Sequence[Asked], settings: GenerationSettings | None, timeout_s: float | None
+    ) -> list[Ticket]:
+        chosen, desk = settings or GenerationSettings(), self._desk
+        # A seeded sample must not depend on who else asks at the same time.
+        group = (desk, chosen) if chosen.temperature == 0 or chosen.seed is None else None
+
+        def work(tickets: Sequence[Ticket]) -> list[Any]:
+            return list(desk.answer(tickets, chosen))
+
+        return self._in_line([Ticket(work, each, group=group, timeout_s=timeout_s) for each in asked])
+
+    def _submit_stream(
+        self, asked: Asked, settings: GenerationSettings | None, timeout_s: float | None
+    ) -> TextStream[Answer]:
+        chosen, desk, pieces = settings or GenerationSettings(), self._desk, Pieces()
+
+        def work(tickets: Sequence[Ticket]) -> list[Answer]:
+            return [desk.stream(tickets[0], chosen, pieces.push)]
+
+        [ticket] = self._in_line([Ticket(work, asked, timeout_s=timeout_s)])
+        return TextStream(ticket, pieces)
+
+    def _in_line(self, tickets: list[Ticket]) -> list[Ticket]:
+        self.decoder.worker.submit(tickets)
+        return tickets
+
+    def _submit(self, work: Callable[[], Any]) -> Ticket:
+        return self._in_line([Ticket(lambda _: [work()])])[0]
+
+    def _run(self, work: Callable[[], Any]) -> Any:
+        return self._submit(work).result()

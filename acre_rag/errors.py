@@ -33,6 +33,26 @@ class CalibrationError(AcreError):
     """Retrieval heads cannot be found, or a heads file does not fit the model."""
 
 
+class BusyError(AcreError):
+    """Too many requests are waiting for the model."""
+
+
+class DeadlineError(AcreError, TimeoutError):
+    """A request was not done within its `timeout_s`; its work was stopped."""
+
+
+class StoreError(AcreError):
+    """A store cannot be read or written: no room, no permission, not a store."""
+
+
+class CorruptCacheError(StoreError):
+    """A stored cache is damaged; the message names the file and how to build it anew."""
+
+
+class FingerprintError(StoreError):
+    """A stored cache was built by another model or with other options; the message names what differs."""
+
+
 class MissingExtraError(AcreError):
     """An optional dependency is needed; the message gives the install command."""
 

@@ -1,20 +1,18 @@
 """Decode and stream with the stock model on an ordinary cache; knows nothing of documents or blocks."""
 
 import inspect
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
-from transformers.generation.streamers import BaseStreamer
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from acre_rag.cache import KV
+from acre_rag.decoder import Decoder
 from acre_rag.errors import ConfigError
-from acre_rag.models import Decoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +75,8 @@ def decode(
     question_ids: Sequence[Tensor],
     settings: GenerationSettings,
     *,
-    streamer: BaseStreamer | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    on_text: Callable[[str], None] | None = None,
+    stopped: Sequence[Callable[[], bool]] = (),
 ) -> list[Generated]:
     """Answer one or several questions, each on its own working cache, as one batch.
 
@@ -87,10 +85,10 @@ def decode(
         slots: rotated working cache of each question; lengths may differ (shorter ones are padded on the left).
         question_ids: `[T_b]` of each question.
         settings: how to decode.
-        streamer: transformers streamer; only with a single question.
-        cancelled: asked after every token; true stops all.
+        on_text: called with each piece of the answer's text; only with a single question.
+        stopped: for each question, asked after every token; true stops that one.
     """
-    clock = _Clock(cancelled)
+    clock = _Clock(stopped)
     options = _options(decoder, settings)
     cache, input_ids, mask = _padded_batch(slots, question_ids, pad_id=options["pad_token_id"], device=decoder.device)
     with torch.random.fork_rng(enabled=settings.seed is not None), torch.inference_mode():
@@ -101,7 +99,7 @@ def decode(
             attention_mask=mask,
             past_key_values=cache,
             stopping_criteria=StoppingCriteriaList([clock]),
-            streamer=streamer,
+            streamer=_PieceStreamer(decoder, on_text, settings.stop) if on_text else None,
             **_slots_of(decoder, n_cached=mask.shape[1] - input_ids.shape[1], n_new=input_ids.shape[1]),
             **options,
         )
@@ -109,56 +107,27 @@ def decode(
     return [clock.result(*_answer_text(decoder, row, settings.stop)) for row in new]
 
 
-def stream(
-    decoder: Decoder, slots: KV, question_ids: Tensor, settings: GenerationSettings
-) -> Iterator[str | Generated]:
-    """Pieces of one answer as they are decoded, then the `Generated` whole.
+class _PieceStreamer(TextStreamer):
+    """Hands finished pieces of text on, as transformers decodes them; holds back what may begin a stop string."""
 
-    Closing the iterator stops the model at the next token. Errors of the model are raised here.
-    """
-    stop_now = threading.Event()
-    streamer = TextIteratorStreamer(decoder.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    outcome: list[Generated | BaseException] = []
+    def __init__(self, decoder: Decoder, on_text: Callable[[str], None], stops: tuple[str, ...]) -> None:
+        super().__init__(decoder.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._on_text, self._stops = on_text, stops
+        self._longest = max((len(stop) for stop in stops), default=1)
+        self._held, self._stopped = "", False
 
-    def work() -> None:
-        try:
-            outcome.extend(
-                decode(decoder, [slots], [question_ids], settings, streamer=streamer, cancelled=stop_now.is_set)
-            )
-        except BaseException as error:  # handed to the caller's thread below
-            outcome.append(error)
-        finally:
-            streamer.end()
-
-    worker = threading.Thread(target=work, name="acre-decode", daemon=True)
-    worker.start()
-    try:
-        yield from _without_stop(streamer, settings.stop)
-        worker.join()
-        result = outcome[0]
-        if isinstance(result, BaseException):
-            raise result
-        yield result
-    finally:
-        stop_now.set()
-        worker.join()
-
-
-def _without_stop(pieces: Iterator[str], stops: tuple[str, ...]) -> Iterator[str]:
-    """Pass text on, holding back what may be the beginning of a stop string."""
-    held = ""
-    longest = max((len(stop) for stop in stops), default=1)
-    for piece in pieces:
-        held += piece
-        cut = _find_stop(held, stops)
-        if cut is not None:
-            yield held[:cut]
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Called by transformers with each piece."""
+        if self._stopped:
             return
-        if (safe := len(held) - longest + 1) > 0:
-            yield held[:safe]
-            held = held[safe:]
-    if held:
-        yield held
+        self._held += text
+        cut = _find_stop(self._held, self._stops)
+        safe = len(self._held) if stream_end else max(0, len(self._held) - self._longest + 1)
+        self._stopped = cut is not None
+        ready = safe if cut is None else cut
+        if ready:
+            self._on_text(self._held[:ready])
+        self._held = self._held[ready:]
 
 
 def _find_stop(text: str, stops: tuple[str, ...]) -> int | None:
@@ -167,17 +136,18 @@ def _find_stop(text: str, stops: tuple[str, ...]) -> int | None:
 
 
 class _Clock(StoppingCriteria):
-    """Notes when the first token came, and stops when cancelled."""
+    """Notes when the first token came, and stops the rows that nobody waits for."""
 
-    def __init__(self, cancelled: Callable[[], bool] | None) -> None:
+    def __init__(self, stopped: Sequence[Callable[[], bool]]) -> None:
         self._start = perf_counter()
         self._first: float | None = None
-        self._cancelled = cancelled or (lambda: False)
+        self._stopped = stopped
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         if self._first is None:
             self._first = perf_counter() - self._start
-        return torch.full((len(input_ids),), self._cancelled(), dtype=torch.bool, device=input_ids.device)
+        stopped = [ask() for ask in self._stopped] or [False] * len(input_ids)
+        return torch.tensor(stopped, device=input_ids.device)
 
     def result(self, text: str, n_tokens: int) -> Generated:
         total = perf_counter() - self._start

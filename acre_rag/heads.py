@@ -11,8 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from acre_rag.decoder import Decoder
 from acre_rag.errors import CalibrationError
-from acre_rag.models import Decoder
 
 FORMAT = "acre-rag-heads/1"
 

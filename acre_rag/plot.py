@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from acre_rag.choose import Selection
 from acre_rag.document import Document
 from acre_rag.errors import DocumentError, MissingExtraError
-from acre_rag.select import Selection
 
 _QUIET, _CHOSEN, _EDGE = "#b9c6d3", "#d1495b", "#33415c"
 _SNIPPET_CHARS = 90

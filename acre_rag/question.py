@@ -1,13 +1,29 @@
 """One forward pass of the question over the compact global view (prefix, L1, tails): gives its queries, no choice."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from acre_rag.cache import KV, BiLayerCache
 from acre_rag.construct import to_transformers
-from acre_rag.models import Decoder
+from acre_rag.decoder import Decoder
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question in the model's tokens.
+
+    Attributes:
+        text: the user's words.
+        ids: `[T]`, everything after the document.
+        own: the user's words in `ids`, without the template's.
+    """
+
+    text: str
+    ids: Tensor
+    own: slice
 
 
 def global_view(caches: Sequence[BiLayerCache]) -> KV:

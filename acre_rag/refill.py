@@ -10,7 +10,7 @@ from torch import Tensor
 from acre_rag.blocks import nested_order
 from acre_rag.cache import KV, BiLayerCache
 from acre_rag.rope import Rope
-from acre_rag.transfer import gather_rows
+from acre_rag.transfer import to_device
 
 
 def refill(
@@ -56,17 +56,16 @@ def _nested(cache: BiLayerCache, blocks: NDArray[np.int64], *, l1_context: bool)
 
 def _gather_shared(cache: BiLayerCache, blocks: NDArray[np.int64]) -> KV:
     """`[k]` blocks of all layers: each one contiguous run of host memory."""
-    picked = gather_rows(cache.l2, torch.from_numpy(blocks), cache.l1.keys.device)  # [k, L, 2, Hkv, l, D]
+    picked = to_device(cache.l2.take(torch.from_numpy(blocks)), cache.l1.keys.device)  # [k, L, 2, Hkv, l, D]
     return _unblocked(picked.permute(1, 2, 3, 0, 4, 5))
 
 
 def _gather_per_layer(cache: BiLayerCache, blocks: NDArray[np.int64]) -> KV:
     """`[L, k]`: as the paper selects, each layer its own blocks."""
-    device = cache.l1.keys.device
-    rows = torch.from_numpy(blocks)
+    wanted, places = np.unique(blocks, return_inverse=True)
     layers = torch.arange(len(blocks))[:, None]
-    picked: Tensor = cache.l2[rows, layers].to(device)  # [L, k, 2, Hkv, l, D]
-    return _unblocked(picked.permute(0, 2, 3, 1, 4, 5))
+    picked = cache.l2.take(torch.from_numpy(wanted))[torch.from_numpy(places.reshape(blocks.shape)), layers]
+    return _unblocked(to_device(picked, cache.l1.keys.device).permute(0, 2, 3, 1, 4, 5))  # [L, k, 2, Hkv, l, D]
 
 
 def _unblocked(picked: Tensor) -> KV:

@@ -1,58 +1,23 @@
 """Question to chosen blocks (Eq. 15-17): four strategies behind one interface; reads no L2 and decodes nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from acre_rag.blocks import Run
 from acre_rag.cache import Prior
+from acre_rag.choose import Selection, best_units, spread_units, within_budget
 from acre_rag.config import ACREConfig
+from acre_rag.decoder import Decoder
 from acre_rag.document import Document
-from acre_rag.errors import CapacityError, ConfigError
+from acre_rag.errors import ConfigError
 from acre_rag.heads import RetrievalHeads
-from acre_rag.models import Decoder
-from acre_rag.question import global_view, question_queries
+from acre_rag.question import Question, global_view, question_queries
 from acre_rag.retrieve import Retriever, bm25_retriever
 from acre_rag.scores import head_scores, pooled_scores
 from acre_rag.units import Scores, Unit, fill_exactly, rank_units, span_scores, split_units, unit_sums, z_scores
-
-_CLEAR_PEAK = 3.0  # standard deviations
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question in the model's tokens.
-
-    Attributes:
-        text: the user's words.
-        ids: `[T]`, everything after the document.
-        own: the user's words in `ids`, without the template's.
-    """
-
-    text: str
-    ids: Tensor
-    own: slice
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What a question chose.
-
-    Attributes:
-        blocks: per document `[k]` block numbers, ascending; `[L, k]` where each layer chooses for itself.
-        units: chosen units with their scores, best first.
-        scope: "passages", or "document" for a question about the whole.
-        unit_scores: every unit with its score, for heat maps and diagnosis.
-    """
-
-    blocks: tuple[NDArray[np.int64], ...]
-    units: tuple[tuple[Unit, float], ...]
-    scope: str
-    unit_scores: tuple[tuple[Unit, float], ...]
+from acre_rag.whole import about_the_whole, passage_shares
 
 
 class Selector:
@@ -93,24 +58,37 @@ class Selector:
         units = split_units(documents, config.granularity)
         if config.select == "retriever":
             return _by_retriever(question, documents, config, budget_tokens, retriever)
-        raw = self._raw_scores(question, documents)
+        raw = self._raw_scores(documents, self._queries(question, documents))
         tokens = _without_prior(raw, documents)
         scores = self._agreement(tokens, units)
         passages = units if config.granularity == "passages" else split_units(documents, "passages")
-        if _about_the_whole(raw, documents, peak=float(self._agreement(tokens, passages).max(initial=0.0))):
-            return _spread(units, scores, documents, config, budget_tokens)
+        if about_the_whole(raw, documents, peak=float(self._agreement(tokens, passages).max(initial=0.0))):
+            return spread_units(units, scores, documents, config, budget_tokens)
         if config.select == "hybrid":
             spans = retriever(question.text, documents)
             scores = (z_scores(scores) + z_scores(span_scores(spans, units, documents))) / 2
-        return _top(units, scores, documents, config, budget_tokens)
+        return best_units(units, scores, documents, config, budget_tokens)
 
-    def with_prior(self, document: Document, questions: Sequence[Question]) -> Document:
-        """The document with its prior: what content-free questions attend to, computed once."""
-        if not document.cache.n_blocks:
-            return document
-        raw = torch.stack([self._raw_scores(question, [document])[0] for question in questions])  # [q, n, M * l]
-        shares = np.stack([_passage_shares(each, document) for each in raw])
-        return replace(document, cache=replace(document.cache, prior=Prior(raw.mean(dim=0), shares)))
+    def prior(self, document: Document, questions: Sequence[Question]) -> Prior | None:
+        """What content-free questions attend to in a document, computed once; none for a document without blocks."""
+        if not document.n_blocks:
+            return None
+        one = [document]
+        raw = torch.stack([self._raw_scores(one, self._queries(q, one))[0] for q in questions])  # [q, n, M * l]
+        shares = np.stack([passage_shares(each, document) for each in raw])
+        return Prior(raw.mean(dim=0), shares)
+
+    def by_promise(self, question: Question, documents: Sequence[Document]) -> list[int]:
+        """Places of the documents, the one with the best passage first: for when not all of them fit the window.
+
+        The question is read behind the prompt alone, so nothing grows with the number of documents but scores.
+        """
+        queries = question_queries(self._decoder, documents[0].cache.prefix, question.ids, own=question.own)
+        tokens = _without_prior(self._raw_scores(documents, queries), documents)
+        units = split_units(documents, "passages")
+        best = np.full(len(documents), -np.inf)
+        np.maximum.at(best, [unit.document for unit in units], self._agreement(tokens, units))
+        return [int(i) for i in np.argsort(-best, kind="stable")]
 
     def _agreement(self, tokens: Sequence[Scores], units: Sequence[Unit]) -> Scores:
         """Weighted mean over heads of each unit's standard score: one loud head does not outvote the others."""
@@ -122,9 +100,8 @@ class Selector:
         view = global_view([document.cache for document in documents])
         return question_queries(self._decoder, view, question.ids, own=question.own)
 
-    def _raw_scores(self, question: Question, documents: Sequence[Document]) -> list[Tensor]:
+    def _raw_scores(self, documents: Sequence[Document], queries: Tensor) -> list[Tensor]:
         """Attention to every blocked token, `[n, M * l]` float32 for each document, one row per retrieval head."""
-        queries = self._queries(question, documents)
         caches = [document.cache for document in documents]
         scaling = self._decoder.scaling
         if self._rows:
@@ -175,31 +152,6 @@ class Selector:
         )
 
 
-def refill_budget(documents: Sequence[Document], *, window: int, reserved_tokens: int, config: ACREConfig) -> int:
-    """Eq. 17 in tokens: `min(W - M, eta)`, where `W` also has to hold the prompt, the tails and the answer.
-
-    Args:
-        documents: documents asked.
-        window: `W`.
-        reserved_tokens: question and answer.
-        config: gives `eta`.
-
-    Raises:
-        CapacityError: nothing is left; states the numbers.
-    """
-    caches = [document.cache for document in documents]
-    n_l1 = sum(cache.n_blocks for cache in caches)
-    fixed = len(caches[0].prefix) + sum(len(cache.tail) for cache in caches)
-    room = window - n_l1 - fixed - reserved_tokens
-    if room < 0:
-        raise CapacityError(
-            f"Question and answer ({reserved_tokens:,} tokens), {n_l1:,} L1 entries and {fixed:,} tokens of prompt and "
-            f"document ends need {window - room:,} places, more than window={window:,}. Ask a shorter question or "
-            "fewer documents, generate fewer tokens, or read with a larger window or interval."
-        )
-    return min(room, config.budget)
-
-
 def _without_prior(raw: Sequence[Tensor], documents: Sequence[Document]) -> list[Scores]:
     """Scores of every blocked token, the prior taken off.
 
@@ -213,87 +165,6 @@ def _without_prior(raw: Sequence[Tensor], documents: Sequence[Document]) -> list
             scores = scores - share * prior.scores
         results.append(scores.double().cpu().numpy())
     return results
-
-
-def _passage_shares(scores: Tensor, document: Document) -> Scores:
-    """How `[n, M * l]` attention spreads over a document's passages; sums to one."""
-    sums = unit_sums([scores.double().sum(dim=0).cpu().numpy()], split_units([document], "passages"))
-    shares: Scores = sums / max(float(sums.sum()), 1e-12)
-    return shares
-
-
-def _about_the_whole(raw: Sequence[Tensor], documents: Sequence[Document], *, peak: float) -> bool:
-    """Whether a question points nowhere in particular, in any document.
-
-    It does when it spreads its attention like one of the content-free questions: no further from the nearest of them
-    than they typically are from each other, unless the heads agree on a passage (a peak of several standard
-    deviations) and it is not all but one of them. Figures: benchmarks/LOG.md.
-    """
-    for scores, document in zip(raw, documents, strict=True):
-        prior = document.cache.prior
-        if prior is None:
-            return False
-        apart = np.abs(prior.shares[:, None] - prior.shares[None]).sum(axis=2) + 2 * np.eye(len(prior.shares))
-        typical = float(np.median(apart.min(axis=1)))
-        nearest = float(np.abs(prior.shares - _passage_shares(scores, document)).sum(axis=1).min())
-        if nearest > typical or (peak > _CLEAR_PEAK and nearest > typical / 2):
-            return False
-    return True
-
-
-def _top(
-    units: Sequence[Unit],
-    scores: Scores,
-    documents: Sequence[Document],
-    config: ACREConfig,
-    budget_tokens: int,
-) -> Selection:
-    """Best units first, until the budget (Eq. 17) or the number of passages is reached."""
-    ranked = rank_units(units, scores)
-    most = config.max_passages if config.granularity == "passages" else len(ranked)
-    return _within_budget(
-        ranked[:most], documents, budget_tokens, "passages", tuple(zip(units, scores.tolist(), strict=True))
-    )
-
-
-def _within_budget(
-    ranked: Sequence[tuple[Unit, float]],
-    documents: Sequence[Document],
-    budget_tokens: int,
-    scope: str,
-    unit_scores: tuple[tuple[Unit, float], ...],
-) -> Selection:
-    chosen: list[set[int]] = [set() for _ in documents]
-    used: list[tuple[Unit, float]] = []
-    left = budget_tokens
-    for unit, score in ranked:
-        interval = documents[unit.document].cache.interval
-        new = [b for b in range(unit.blocks.start, unit.blocks.stop) if b not in chosen[unit.document]]
-        new = new[: left // interval]
-        if not new:
-            continue
-        chosen[unit.document].update(new)
-        left -= len(new) * interval
-        used.append((replace(unit, blocks=Run(unit.blocks.start, new[-1] + 1)), score))
-    blocks = tuple(np.array(sorted(each), dtype=np.int64) for each in chosen)
-    return Selection(blocks, tuple(used), scope, unit_scores)
-
-
-def _spread(
-    units: Sequence[Unit],
-    scores: Scores,
-    documents: Sequence[Document],
-    config: ACREConfig,
-    budget_tokens: int,
-) -> Selection:
-    """A question about the whole: the opening, then units spread evenly to the end."""
-    fitting = budget_tokens // max(
-        (len(unit.blocks) * documents[unit.document].cache.interval for unit in units), default=1
-    )
-    most = min(len(units), fitting, config.max_passages if config.granularity == "passages" else len(units))
-    places = sorted({round(place) for place in np.linspace(0, len(units) - 1, num=most)}) if units else []
-    ranked = [(units[i], float(scores[i])) for i in places]
-    return _within_budget(ranked, documents, budget_tokens, "document", tuple(zip(units, scores.tolist(), strict=True)))
 
 
 def _by_retriever(
@@ -310,6 +181,4 @@ def _by_retriever(
     touched = [(unit, score) for unit, score in rank_units(units, scores) if score > scores.min(initial=0.0)]
     if config.granularity == "passages":
         touched = touched[: config.max_passages]
-    return _within_budget(
-        touched, documents, budget_tokens, "passages", tuple(zip(units, scores.tolist(), strict=True))
-    )
+    return within_budget(touched, documents, budget_tokens, "passages", tuple(zip(units, scores.tolist(), strict=True)))

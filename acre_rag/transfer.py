@@ -39,15 +39,8 @@ class HostWriter:
         return self.host
 
 
-def gather_rows(host: Tensor, rows: Tensor, device: torch.device) -> Tensor:
-    """Rows of a host tensor on the device.
-
-    Args:
-        host: `[n, ...]`, in host memory.
-        rows: `[k]` row numbers.
-        device: where the result goes.
-    """
-    picked = host.index_select(0, rows)
+def to_device(picked: Tensor, device: torch.device) -> Tensor:
+    """A tensor that was just gathered in host memory, on the device."""
     if device.type != "cuda":
         return picked.to(device)
     # The pinned staging buffer is freed on return; the caching host allocator keeps it until the copy has finished.

@@ -73,7 +73,7 @@ def main() -> None:
     cache = document.cache
     rows: list[dict[str, Any]] = []
     for select in options.select:
-        engine = ACRE(acre.decoder, config=ACREConfig(window=options.window, select=select), template=SHORT_ANSWER)
+        engine = acre.using(select=select)
         for depth, (sentence, question, expected) in enumerate(NEEDLES):
             answer = engine.ask(question, document, settings=GenerationSettings(max_new_tokens=24))
             rows.append(

@@ -15,8 +15,9 @@ from transformers import DynamicCache
 
 from acre_rag import ACRE, ACREConfig, GenerationSettings
 from acre_rag.construct import ReadingPlan, construct
+from acre_rag.decoder import Decoder
 from acre_rag.demo import book
-from acre_rag.models import Decoder, load_decoder
+from acre_rag.models import load_decoder
 from acre_rag.proxies import PooledProxy
 from benchmarks.record import write
 

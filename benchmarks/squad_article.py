@@ -11,7 +11,6 @@ import json
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def _scores(acre: ACRE, document: Document, question: str, ranking: str) -> np.n
     """Score of every passage."""
     if ranking == "bm25":
         return bm25_scores(question, [document.text[p.start : p.stop] for p in document.passages])
-    engine = _with(acre, select=ranking, max_passages=len(document.passages))
+    engine = acre.using(select=ranking, max_passages=len(document.passages))
     return np.array([score for _, score in engine.select(question, document).unit_scores])
 
 
@@ -97,7 +96,7 @@ def _answers(
 ) -> dict[str, Any]:
     """Answer and F1 of every system; the three below differ only in how the same two passages reach the model."""
     chosen = {
-        name: _with(acre, select=select)
+        name: acre.using(select=select)
         for name, select in (("consensus", "consensus"), ("bm25", "retriever"), ("hybrid", "hybrid"))
     }
     given: dict[str, str] = {"full": full(question)}
@@ -108,14 +107,9 @@ def _answers(
             given[f"rag_{name}"] = _text_rag(
                 acre, [s.text for s in sorted(answer.sources, key=lambda s: s.start)], question
             )
-    given["refill_consensus_without_l1"] = _with(acre, l1_context=False).ask(question, document, settings=SETTINGS).text
-    given["l1_only"] = _with(acre, budget=0).ask(question, document, settings=SETTINGS).text
+    given["refill_consensus_without_l1"] = acre.using(l1_context=False).ask(question, document, settings=SETTINGS).text
+    given["l1_only"] = acre.using(budget=0).ask(question, document, settings=SETTINGS).text
     return {"answers": given, "f1": {name: qa_f1(text, references) for name, text in given.items()}}
-
-
-def _with(acre: ACRE, **options: Any) -> ACRE:
-    """The same engine with other options of selection."""
-    return ACRE(acre.decoder, config=replace(acre.config, **options), heads=acre.heads, template=SHORT_ANSWER)
 
 
 def _text_rag(acre: ACRE, passages: Sequence[str], question: str) -> str:

@@ -19,7 +19,9 @@ from transformers import (
 )
 
 from acre_rag import ACRE, ACREConfig
-from acre_rag.models import Decoder, load_decoder
+from acre_rag.cache import BiLayerCache
+from acre_rag.decoder import Decoder
+from acre_rag.models import load_decoder
 
 TINY = {
     "hidden_size": 32,
@@ -85,6 +87,11 @@ def tiny_decoder(family: str = "llama", attn_implementation: str = "sdpa") -> De
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation)
     model.eval().requires_grad_(False)
     return Decoder(model=model, tokenizer=byte_tokenizer(), name=f"tiny-{family}")
+
+
+def exact(cache: BiLayerCache) -> torch.Tensor:
+    """All of L2, `[M, L, 2, Hkv, l, D]`."""
+    return cache.l2.take(torch.arange(cache.n_blocks))
 
 
 @pytest.fixture

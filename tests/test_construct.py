@@ -4,14 +4,14 @@ import gc
 
 import pytest
 import torch
-from conftest import tiny_decoder
+from conftest import exact, tiny_decoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acre_rag import ACRE, ACREConfig
 from acre_rag.construct import ReadingPlan, construct
+from acre_rag.decoder import Decoder
 from acre_rag.errors import CapacityError, ConfigError
-from acre_rag.models import Decoder
 from acre_rag.proxies import PooledProxy
 
 
@@ -33,7 +33,7 @@ def test_every_token_is_read_within_the_window(n_tokens: int, interval: int, blo
         return
     assert max(steps) <= window
     assert done[-1] == (n_tokens, n_tokens) and done == sorted(done)
-    assert cache.n_blocks == n_tokens // interval == len(cache.l2)
+    assert cache.n_blocks == n_tokens // interval == len(exact(cache))
     assert len(cache.tail) == n_tokens % interval
     assert cache.n_tokens == n_tokens
 
@@ -41,19 +41,19 @@ def test_every_token_is_read_within_the_window(n_tokens: int, interval: int, blo
 def test_pooled_entries_are_the_means_of_their_blocks() -> None:
     cache = read(tiny_decoder(), 90, ReadingPlan(window=64, interval=8, stride=16))
     for block in range(cache.n_blocks):
-        torch.testing.assert_close(cache.l1.keys[:, :, block], cache.l2[block, :, 0].mean(dim=2))
-        torch.testing.assert_close(cache.l1.values[:, :, block], cache.l2[block, :, 1].mean(dim=2))
+        torch.testing.assert_close(cache.l1.keys[:, :, block], exact(cache)[block, :, 0].mean(dim=2))
+        torch.testing.assert_close(cache.l1.values[:, :, block], exact(cache)[block, :, 1].mean(dim=2))
 
 
 def test_retrieval_head_keys_are_slices_of_l2() -> None:
     cache = read(tiny_decoder(), 90, ReadingPlan(window=64, interval=8, stride=16), key_heads=[(0, 1), (2, 0)])
     for row, (layer, head) in enumerate([(0, 1), (2, 0)]):
-        assert torch.equal(cache.head_keys[row], cache.l2[:, layer, 0, head].flatten(0, 1))
+        assert torch.equal(cache.head_keys[row], exact(cache)[:, layer, 0, head].flatten(0, 1))
 
 
 def test_within_the_window_the_stride_does_not_matter() -> None:
     one, many = (read(tiny_decoder(), 120, ReadingPlan(window=256, interval=8, stride=s)) for s in (120, 8))
-    torch.testing.assert_close(one.l2, many.l2, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(exact(one), exact(many), atol=1e-4, rtol=1e-3)
 
 
 def live_tensor_bytes(known: set[int]) -> int:

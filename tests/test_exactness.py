@@ -11,8 +11,8 @@ from transformers import DynamicCache
 from acre_rag import generate
 from acre_rag.cache import KV
 from acre_rag.construct import ReadingPlan, construct, to_transformers
+from acre_rag.decoder import Decoder
 from acre_rag.generate import GenerationSettings, decode
-from acre_rag.models import Decoder
 from acre_rag.proxies import PooledProxy
 from acre_rag.refill import refill
 

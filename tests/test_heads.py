@@ -8,9 +8,9 @@ import pytest
 from conftest import tiny_decoder
 
 from acre_rag import ACRE
+from acre_rag.decoder import Decoder
 from acre_rag.errors import CalibrationError
 from acre_rag.heads import Head, RetrievalHeads, check_heads, load_heads, shipped_heads
-from acre_rag.models import Decoder
 from acre_rag.training.calibration import calibrate, choose_heads, head_masses
 from acre_rag.training.qa_data import LocatedDocument, LocatedQuestion, compose, load_pairs, needles
 

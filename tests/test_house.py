@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors", "config", "blocks"},
-    {"rope", "gguf", "support", "transfer", "cache", "answer", "prompts", "extract"},
+    {"rope", "gguf", "support", "transfer", "l2", "answer", "prompts", "extract", "worker", "pressure"},
+    {"cache", "streams"},
+    {"decoder"},
     {"models"},
     {"proxies"},
     {"construct", "heads"},
@@ -20,7 +22,11 @@ FLOORS = [
     {"document"},
     {"retrieve", "question", "scores", "refill", "generate"},
     {"units"},
-    {"select"},
+    {"choose", "whole"},
+    {"select", "sources"},
+    {"reading", "residency"},
+    {"asking", "library"},
+    {"desk"},
     {"engine"},
     {"training", "integrations", "baselines", "progress", "plot", "show"},
     {"session", "demo", "options"},

@@ -20,8 +20,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from acre_rag.decoder import Decoder
 from acre_rag.errors import MissingExtraError, ModelError, UnsupportedModelError
-from acre_rag.models import BUILTIN, Decoder, load_decoder
+from acre_rag.models import BUILTIN, load_decoder
 from acre_rag.support import check_supported
 
 

@@ -7,8 +7,8 @@ from conftest import tiny_decoder
 from acre_rag import ACRE, ACREConfig
 from acre_rag.cache import KV
 from acre_rag.construct import to_transformers
+from acre_rag.decoder import Decoder
 from acre_rag.heads import Head
-from acre_rag.models import Decoder
 from acre_rag.question import global_view, question_queries
 from acre_rag.scores import attention_mass, head_scores, pooled_scores
 

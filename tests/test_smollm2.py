@@ -3,7 +3,7 @@
 import pytest
 
 from acre_rag import ACRE, ACREConfig, Answer, GenerationSettings
-from acre_rag.models import Decoder
+from acre_rag.decoder import Decoder
 
 pytestmark = pytest.mark.model
 
@@ -35,10 +35,8 @@ def test_the_book_is_longer_than_the_window(acre: ACRE) -> None:
 )
 @pytest.mark.parametrize("select", ["consensus", "hybrid"])
 def test_sources_hold_the_answer(acre: ACRE, question: str, evidence: str, select: str) -> None:
-    engine = ACRE(acre.decoder, config=ACREConfig(**{**vars(CONFIG), "select": select}))
-    engine.documents |= acre.documents
-    selection = engine.select(question)
-    sources = engine.sources(selection, list(acre.documents.values()))
+    selection = acre.using(select=select).select(question)
+    sources = acre.sources(selection, list(acre.documents.values()))
     assert selection.scope == "passages"
     assert any(evidence in source.text for source in sources)
 
@@ -60,9 +58,7 @@ def test_a_question_about_the_whole_gets_the_opening_and_a_spread(acre: ACRE, qu
 
 
 def test_single_blocks_for_a_question_about_the_whole_reach_the_end(acre: ACRE) -> None:
-    engine = ACRE(acre.decoder, config=ACREConfig(**{**vars(CONFIG), "granularity": "blocks", "budget": 256}))
-    engine.documents |= acre.documents
-    selection = engine.select("What is this book about?")
+    selection = acre.using(granularity="blocks", budget=256).select("What is this book about?")
     assert selection.scope == "document"
     blocks = selection.blocks[0]
     assert blocks[0] == 0 and blocks[-1] == acre.documents["alice"].cache.n_blocks - 1

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from acre_rag.transfer import HostWriter, gather_rows
+from acre_rag.transfer import HostWriter, to_device
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])]
@@ -19,7 +19,7 @@ def test_rows_land_where_they_were_sent(device: str) -> None:
     host = writer.wait()
     assert host.device.type == "cpu"
     assert torch.equal(host, rows.cpu())
-    picked = gather_rows(host, torch.tensor([7, 0, 7, 11]), target)
+    picked = to_device(host[[7, 0, 7, 11]], target)
     assert picked.device.type == device
     assert torch.equal(picked.cpu(), rows.cpu()[[7, 0, 7, 11]])
 
@@ -48,7 +48,7 @@ def test_a_document_on_the_gpu_answers_as_on_the_cpu() -> None:
     from transformers import AutoModelForCausalLM
 
     from acre_rag import ACRE, ACREConfig, GenerationSettings
-    from acre_rag.models import Decoder
+    from acre_rag.decoder import Decoder
 
     tiny = tiny_decoder()
     moved = AutoModelForCausalLM.from_config(tiny.model.config).eval()
@@ -59,7 +59,7 @@ def test_a_document_on_the_gpu_answers_as_on_the_cpu() -> None:
     for decoder in (tiny, on_gpu):
         acre = ACRE(decoder, config=config)
         document = acre.add("The lamp is in room nine. The kite is in room two. " * 12)
-        assert document.cache.l2.device.type == "cpu"
+        assert document.cache.l2.parts["blocks"].tensor.device.type == "cpu"
         assert document.cache.l1.keys.device == decoder.device
         texts.append(acre.ask("Where is the lamp?", settings=GenerationSettings(max_new_tokens=8)).text)
     assert texts[0] == texts[1]

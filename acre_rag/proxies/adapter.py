@@ -15,8 +15,8 @@ from uuid import uuid4
 from safetensors.torch import save
 from torch import nn
 
+from acre_rag.decoder import Decoder
 from acre_rag.errors import AdapterError
-from acre_rag.models import Decoder
 from acre_rag.proxies.checkpoint import load_checkpoint, not_finite, open_safetensors, parameters_from
 from acre_rag.proxies.learned import KINDS, L1Parameters, L1Projection
 

@@ -5,7 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 from acre_rag.cache import KV
-from acre_rag.models import Decoder
+from acre_rag.decoder import Decoder
 
 
 class Proxy(Protocol):

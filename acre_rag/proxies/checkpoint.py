@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from acre_rag.decoder import Decoder
 from acre_rag.errors import AdapterError
-from acre_rag.models import Decoder
 from acre_rag.proxies.learned import KINDS, L1Parameters, L1Projection
 
 _KEY = re.compile(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from acre_rag.cache import KV
-from acre_rag.models import Decoder
+from acre_rag.decoder import Decoder
 
 KINDS = ("q", "k", "v")
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from acre_rag.cache import KV
-from acre_rag.models import Decoder
+from acre_rag.decoder import Decoder
 
 
 class PooledProxy:

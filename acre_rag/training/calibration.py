@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from acre_rag.config import ACREConfig
+from acre_rag.decoder import Decoder
 from acre_rag.document import Document
 from acre_rag.engine import ACRE
 from acre_rag.errors import CalibrationError
 from acre_rag.heads import Head, RetrievalHeads
-from acre_rag.models import Decoder
 from acre_rag.prompts import SHORT_ANSWER, WHOLE_DOCUMENT_QUESTIONS
 from acre_rag.question import global_view
 from acre_rag.training.qa_data import LocatedDocument, compose, load_pairs, needles
@@ -80,7 +80,8 @@ def head_masses(decoder: Decoder, located: LocatedDocument) -> list[tuple[Mass, 
     window = min(_WINDOW, decoder.model_window)
     acre = ACRE(decoder, config=ACREConfig(window=window), heads=None, template=SHORT_ANSWER)
     document = acre.add(located.text)
-    keys = document.cache.l2[:, :, 0].permute(1, 2, 0, 3, 4).flatten(2, 3)  # [L, Hkv, M * l, D]
+    blocks = document.cache.l2.take(torch.arange(document.n_blocks))
+    keys = blocks[:, :, 0].permute(1, 2, 0, 3, 4).flatten(2, 3)  # [L, Hkv, M * l, D]
     prior = np.mean([_masses(acre, document, keys, q) for q in WHOLE_DOCUMENT_QUESTIONS], axis=0)
     results = []
     for item in located.questions:

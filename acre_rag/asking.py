@@ -1,0 +1,188 @@
+"""Questions to answers, on documents whose caches are at hand: select, refill, decode. Keeps nothing.
+
+Runs on the worker's thread.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from acre_rag.answer import Answer, Source, Timings, Usage
+from acre_rag.cache import KV
+from acre_rag.choose import Selection, refill_budget
+from acre_rag.config import ACREConfig
+from acre_rag.decoder import Decoder
+from acre_rag.document import Document
+from acre_rag.errors import CapacityError
+from acre_rag.generate import Generated, GenerationSettings, decode
+from acre_rag.prompts import RenderedPrompt
+from acre_rag.question import Question
+from acre_rag.reading import tokenised_question
+from acre_rag.refill import refill
+from acre_rag.retrieve import Retriever
+from acre_rag.select import Selector
+from acre_rag.sources import sources_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A question whose working cache is ready."""
+
+    ids: Tensor
+    slots: KV
+    documents: Sequence[Document] = ()
+    selection: Selection | None = None
+    sources: tuple[Source, ...] = ()
+    select_s: float = 0.0
+    refill_s: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def answer(self, generated: Generated) -> Answer:
+        """The decoded text with its sources and costs."""
+        blocks = self.selection.blocks if self.selection else ()
+        refilled = sum(b.shape[-1] * document.interval for b, document in zip(blocks, self.documents, strict=True))
+        before = self.select_s + self.refill_s
+        return Answer(
+            text=generated.text,
+            sources=self.sources,
+            usage=Usage(
+                prompt_tokens=len(self.ids),
+                cached_tokens=len(self.slots),
+                refilled_tokens=refilled,
+                generated_tokens=generated.n_tokens,
+            ),
+            timings=Timings(
+                construct_s=sum(document.construct_s for document in self.documents),
+                select_s=self.select_s,
+                refill_s=self.refill_s,
+                first_token_s=before + generated.first_token_s,
+                decode_s=generated.total_s - generated.first_token_s,
+            ),
+            scope=self.selection.scope if self.selection else "none",
+            notes=self.notes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asker:
+    """Answers with one model and one set of question-time options.
+
+    Attributes:
+        decoder: the model.
+        selector: chooses blocks.
+        prompt: puts the question.
+        config: options of the method.
+        retriever: text retriever of the "retriever" and "hybrid" strategies.
+        window: `W`.
+    """
+
+    decoder: Decoder
+    selector: Selector
+    prompt: RenderedPrompt
+    config: ACREConfig
+    retriever: Retriever
+    window: int
+
+    def question(self, text: str) -> Question:
+        """A question in this template and these tokens."""
+        return tokenised_question(text, self.prompt, self.decoder)
+
+    def prepare(
+        self, text: str, documents: Sequence[Document], settings: GenerationSettings, *, most_tokens: int | None = None
+    ) -> Prepared:
+        """Select and refill.
+
+        Args:
+            text: the question.
+            documents: documents asked, their caches at hand.
+            settings: how it will be decoded.
+            most_tokens: refill at most this much, because memory is short; the answer says so.
+
+        Raises:
+            CapacityError: question, L1 and answer do not fit the window.
+        """
+        start = perf_counter()
+        question = self.question(text)
+        reserved = len(question.ids) + settings.max_new_tokens
+        documents, notes = self._fitting(question, documents, reserved)
+        budget = refill_budget(documents, window=self.window, reserved_tokens=reserved, config=self.config)
+        if most_tokens is not None and most_tokens < budget:
+            budget, notes = most_tokens, (*notes, f"memory was short: at most {most_tokens:,} tokens were refilled")
+        selection = self.selector.select(
+            question, documents, config=self.config, budget_tokens=budget, retriever=self.retriever
+        )
+        selected = perf_counter()
+        slots = refill(
+            [document.cache for document in documents],
+            selection.blocks,
+            rope=self.decoder.rope,
+            l1_context=self.config.l1_context,
+        )
+        return Prepared(
+            ids=question.ids,
+            slots=slots,
+            documents=documents,
+            selection=selection,
+            sources=sources_of(selection, documents),
+            select_s=selected - start,
+            refill_s=perf_counter() - selected,
+            notes=(*notes, *(f"{d.id}: {note}" for d in documents for note in d.notes)),
+        )
+
+    def plain(self, prompt: str, settings: GenerationSettings) -> Prepared:
+        """A prompt for the stock model alone, without documents.
+
+        Raises:
+            CapacityError: prompt and answer do not fit the model.
+        """
+        ids = self.decoder.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if len(ids) + settings.max_new_tokens > self.decoder.model_window:
+            raise CapacityError(
+                f"Prompt ({len(ids):,} tokens) and answer ({settings.max_new_tokens:,}) need more than the "
+                f"{self.decoder.model_window:,} positions of {self.decoder.name}. Put long text in as a document: "
+                "ACRE.add(text)."
+            )
+        shape = (self.decoder.n_layers, self.decoder.n_kv_heads, 0, self.decoder.head_dim)
+        nothing = torch.empty(shape, dtype=self.decoder.dtype, device=self.decoder.device)
+        return Prepared(ids=torch.tensor(ids, dtype=torch.long, device=self.decoder.device), slots=KV(nothing, nothing))
+
+    def decode(
+        self,
+        prepared: Sequence[Prepared],
+        settings: GenerationSettings,
+        *,
+        stopped: Sequence[Callable[[], bool]] = (),
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer]:
+        """Decode one batch of questions (see `generate.decode`)."""
+        generated = decode(
+            self.decoder,
+            [each.slots for each in prepared],
+            [each.ids for each in prepared],
+            settings,
+            on_text=on_text,
+            stopped=stopped,
+        )
+        return [each.answer(result) for each, result in zip(prepared, generated, strict=True)]
+
+    def _fitting(
+        self, question: Question, documents: Sequence[Document], reserved: int
+    ) -> tuple[Sequence[Document], tuple[str, ...]]:
+        """The documents, or the most promising of them when their L1 entries do not all fit half of the window."""
+        room = min(self.window // 2, self.window - len(documents[0].cache.prefix) - reserved)
+        needed = [document.n_blocks + len(document.cache.tail) for document in documents]
+        if len(documents) == 1 or sum(needed) <= room:
+            return documents, ()
+        chosen: list[int] = []
+        for i in self.selector.by_promise(question, documents):
+            if sum(needed[j] for j in [*chosen, i]) <= room or not chosen:
+                chosen.append(i)
+        kept = [documents[i] for i in sorted(chosen)]
+        names = ", ".join(document.id for document in kept)
+        return kept, (
+            f"{len(documents)} documents need {sum(needed):,} places, more than half of window={self.window:,}: "
+            f"a first pass chose {len(kept)} ({names})",
+        )

@@ -1,0 +1,171 @@
+"""Tickets to answers: finds and holds the documents, batches, and walks down the ladder when memory is short.
+
+Runs on the worker's thread; knows who waits, but no tensors.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+
+from acre_rag.answer import Answer
+from acre_rag.asking import Asker, Prepared
+from acre_rag.document import Document
+from acre_rag.errors import AcreError, CapacityError
+from acre_rag.generate import GenerationSettings
+from acre_rag.library import Library
+from acre_rag.pressure import descend, halvings, out_of_memory
+from acre_rag.worker import Ticket
+
+Documents = Sequence[Document | str] | Document | str | None
+"""Documents or their ids; `None` for all of the tenant's."""
+
+Outcome = Answer | BaseException
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller wants.
+
+    Attributes:
+        text: a question, or a prompt for the model alone.
+        documents: documents asked.
+        tenant: whose.
+        plain: whether `text` is a prompt.
+    """
+
+    text: str
+    documents: Documents = None
+    tenant: str = ""
+    plain: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Desk:
+    """Serves one engine's callers.
+
+    Attributes:
+        library: the documents.
+        asker: answers with them.
+    """
+
+    library: Library
+    asker: Asker
+
+    def answer(self, tickets: Sequence[Ticket], settings: GenerationSettings) -> list[Outcome]:
+        """Answer several questions; one that fails does not fail the others."""
+        documents: dict[Ticket, list[Document]] = {}
+        failed: dict[Ticket, Outcome] = {}
+        for ticket in tickets:
+            try:
+                documents[ticket] = self._documents(ticket)
+            except AcreError as error:
+                failed[ticket] = error
+        try:
+            answered = self._together(documents, settings)
+        except CapacityError:
+            answered = {ticket: self._alone(ticket, each, settings) for ticket, each in documents.items()}
+        return [(failed | answered)[ticket] for ticket in tickets]
+
+    def stream(self, ticket: Ticket, settings: GenerationSettings, on_text: Callable[[str], None]) -> Answer:
+        """Answer one question, handing on its text as it comes."""
+        return self._with_less_and_less({ticket: self._documents(ticket)}, settings, on_text)[0]
+
+    def select(self, asked: Asked, settings: GenerationSettings) -> Prepared:
+        """Select and refill without decoding."""
+        documents = self.library.find(asked.documents, asked.tenant)
+        with self.library.residency.holding(documents):
+            return self.asker.prepare(asked.text, documents, settings)
+
+    def _documents(self, ticket: Ticket) -> list[Document]:
+        asked: Asked = ticket.payload
+        return [] if asked.plain else self.library.find(asked.documents, asked.tenant)
+
+    def _together(self, documents: dict[Ticket, list[Document]], settings: GenerationSettings) -> dict[Ticket, Outcome]:
+        """One batch; a question that cannot be prepared is answered with its error."""
+        every = list({document: None for each in documents.values() for document in each})
+        with self.library.residency.holding(every):
+            outcomes: dict[Ticket, Outcome] = {}
+            prepared: dict[Ticket, Prepared] = {}
+            for ticket, each in documents.items():
+                try:
+                    prepared[ticket] = self._prepare(ticket, each, settings, None)
+                except AcreError as error:
+                    outcomes[ticket] = error
+            try:
+                return outcomes | self._decode(prepared, settings)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise CapacityError(str(error)) from error
+
+    def _alone(self, ticket: Ticket, documents: list[Document], settings: GenerationSettings) -> Outcome:
+        try:
+            return self._with_less_and_less({ticket: documents}, settings, None)[0]
+        except (AcreError, CancelledError) as error:
+            return error
+
+    def _with_less_and_less(
+        self, one: dict[Ticket, list[Document]], settings: GenerationSettings, on_text: Callable[[str], None] | None
+    ) -> list[Answer]:
+        """One question: with everything, with idle documents freed, then with smaller and smaller refills."""
+        [(ticket, documents)] = one.items()
+        begun: list[str] = []
+
+        def pass_on(piece: str) -> None:
+            begun.append(piece)
+            if on_text:
+                on_text(piece)
+
+        def attempt(most_tokens: int | None) -> list[Answer]:
+            with self.library.residency.holding(documents):
+                prepared = {ticket: self._prepare(ticket, documents, settings, most_tokens)}
+                try:
+                    [outcome] = self._decode(prepared, settings, pass_on if on_text else None).values()
+                except (RuntimeError, MemoryError) as error:
+                    if begun and out_of_memory(error):
+                        raise CapacityError(
+                            f"Out of memory in the middle of an answer ({error}). Ask again."
+                        ) from error
+                    raise
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return [outcome]
+
+        def rungs() -> Iterator[Callable[[], list[Answer]]]:
+            yield lambda: attempt(None)
+            yield lambda: attempt(None)
+            smallest = max((document.interval for document in documents), default=1)
+            for most in halvings(self.asker.config.budget, smallest)[1:] if documents else []:
+                yield lambda most=most: attempt(most)  # type: ignore[misc]
+
+        return descend(rungs(), purpose="answering", before=self.library.residency.free_idle)
+
+    def _prepare(
+        self, ticket: Ticket, documents: list[Document], settings: GenerationSettings, most_tokens: int | None
+    ) -> Prepared:
+        asked: Asked = ticket.payload
+        if asked.plain:
+            return self.asker.plain(asked.text, settings)
+        return self.asker.prepare(asked.text, documents, settings, most_tokens=most_tokens)
+
+    def _decode(
+        self,
+        prepared: dict[Ticket, Prepared],
+        settings: GenerationSettings,
+        on_text: Callable[[str], None] | None = None,
+    ) -> dict[Ticket, Outcome]:
+        if not prepared:
+            return {}
+        answers = self.asker.decode(
+            list(prepared.values()), settings, stopped=[ticket.stopped for ticket in prepared], on_text=on_text
+        )
+        return {ticket: _in_time(ticket, answer) for ticket, answer in zip(prepared, answers, strict=True)}
+
+
+def _in_time(ticket: Ticket, answer: Answer) -> Outcome:
+    """An answer that was stopped half-way is no answer."""
+    try:
+        ticket.check()
+        return answer
+    except (AcreError, CancelledError) as error:
+        return error

@@ -1,0 +1,112 @@
+"""The exact layer: rows of blocks, wherever they are and however they are coded. Knows no documents and no model.
+
+Rows are any of: a tensor in host memory, shards mapped from a store (store/). A codec says how they are written down.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Rows(Protocol):
+    """Host rows `[M, ...]`, one per block."""
+
+    def take(self, blocks: Tensor) -> Tensor:
+        """`[k]` block numbers to `[k, ...]`, in host memory."""
+        ...
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of memory that they hold (0 when mapped from disk)."""
+        ...
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all rows, wherever they are."""
+        ...
+
+
+@dataclass(frozen=True)
+class HostRows:
+    """Rows in host memory."""
+
+    tensor: Tensor
+
+    def take(self, blocks: Tensor) -> Tensor:
+        """Copies of some rows."""
+        return self.tensor.index_select(0, blocks)
+
+    @property
+    def host_bytes(self) -> int:
+        """All of them."""
+        return int(self.tensor.nbytes)
+
+    @property
+    def n_bytes(self) -> int:
+        """All of them."""
+        return int(self.tensor.nbytes)
+
+
+class Codec(Protocol):
+    """How blocks are written down."""
+
+    bits: int
+
+    def encode(self, blocks: Tensor) -> dict[str, Tensor]:
+        """`[n, L, 2, Hkv, l, D]` to named parts `[n, ...]`."""
+        ...
+
+    def decode(self, parts: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """The inverse, exactly or nearly."""
+        ...
+
+
+class PlainCodec:
+    """Blocks as they are: exact."""
+
+    bits = 16
+
+    def encode(self, blocks: Tensor) -> dict[str, Tensor]:
+        """One part."""
+        return {"blocks": blocks}
+
+    def decode(self, parts: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        """The part."""
+        return parts["blocks"]
+
+
+@dataclass(frozen=True)
+class L2:
+    """Keys (un-rotated) and values of all blocks.
+
+    Attributes:
+        parts: named rows, as the codec writes them.
+        codec: how they are written.
+        dtype: type of the decoded blocks.
+    """
+
+    parts: Mapping[str, Rows]
+    codec: Codec
+    dtype: torch.dtype
+
+    @classmethod
+    def plain(cls, blocks: Tensor) -> "L2":
+        """Exact blocks `[M, L, 2, Hkv, l, D]` in host memory."""
+        return cls({"blocks": HostRows(blocks)}, PlainCodec(), blocks.dtype)
+
+    def take(self, blocks: Tensor) -> Tensor:
+        """`[k]` block numbers to `[k, L, 2, Hkv, l, D]` in host memory."""
+        return self.codec.decode({name: rows.take(blocks) for name, rows in self.parts.items()}, self.dtype)
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of host memory held."""
+        return sum(rows.host_bytes for rows in self.parts.values())
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes in all, on disk or in memory."""
+        return sum(rows.n_bytes for rows in self.parts.values())

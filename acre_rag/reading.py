@@ -1,0 +1,203 @@
+"""Text to a document with its cache: tokens, plan, construction, passages, prior. Keeps nothing.
+
+Runs on the worker's thread.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from acre_rag.config import INTERVALS, ACREConfig, auto_interval
+from acre_rag.construct import ProgressCallback, ReadingPlan, construct
+from acre_rag.decoder import Decoder
+from acre_rag.document import Document, Holder
+from acre_rag.errors import CapacityError, ConfigError, DocumentError
+from acre_rag.heads import RetrievalHeads
+from acre_rag.passages import split_passages
+from acre_rag.pressure import descend, halvings
+from acre_rag.prompts import WHOLE_DOCUMENT_QUESTIONS, RenderedPrompt
+from acre_rag.proxies.base import Proxy
+from acre_rag.question import Question
+from acre_rag.select import Selector
+
+_MAX_STRIDE = 2048
+_MOST_CHARS_PER_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text in the model's tokens: ids `[N]` and their character spans `[N, 2]`."""
+
+    ids: Tensor
+    offsets: NDArray[np.int64]
+
+
+class Reader:
+    """Reads texts with one model and one set of options.
+
+    Args:
+        decoder: the model.
+        proxy: what an L1 entry is.
+        heads: retrieval heads whose keys are kept.
+        config: options of the method.
+        prompt: gives the template before the document.
+        selector: computes the prior.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        proxy: Proxy,
+        heads: RetrievalHeads | None,
+        config: ACREConfig,
+        prompt: RenderedPrompt,
+        selector: Selector,
+    ) -> None:
+        self.decoder, self.proxy, self.heads, self.config = decoder, proxy, heads, config
+        self.window = _window(config, decoder)
+        self.prompt = prompt
+        self.prefix_ids = self._ids(prompt.prefix)
+        self._selector = selector
+
+    def tokenise(self, text: str, name: str) -> Tokens:
+        """Tokens of a document.
+
+        Raises:
+            DocumentError: empty.
+            CapacityError: too long, whatever the interval.
+        """
+        if not text.strip():
+            raise DocumentError(f"The document {name!r} is empty: there is nothing to read.")
+        self._check_length(text, name)
+        encoded = self.decoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        return Tokens(torch.tensor(encoded["input_ids"], dtype=torch.long, device=self.decoder.device), offsets)
+
+    def question(self, text: str) -> Question:
+        """A question in the template and tokens of this reader.
+
+        Raises:
+            ConfigError: the question is empty.
+        """
+        return tokenised_question(text, self.prompt, self.decoder)
+
+    def plan(self, n_tokens: int) -> ReadingPlan:
+        """Interval and stride for a document of `n_tokens` (Eq. 17's consequence: the interval adapts).
+
+        Raises:
+            CapacityError: its L1 entries would take more than half of the window.
+        """
+        config = self.config
+        interval = config.interval or auto_interval(n_tokens, self.window, config.min_interval)
+        if n_tokens // interval > self.window // 2:
+            raise CapacityError(
+                f"The document has {n_tokens:,} tokens; at interval={interval} its {n_tokens // interval:,} L1 entries "
+                f"would take more than half of window={self.window:,}. Use an interval of at least "
+                f"{-(-n_tokens // (self.window // 2))}, a larger window, or leave the interval to be chosen."
+            )
+        stride = config.stride or min(_MAX_STRIDE, self.window // 4)
+        return ReadingPlan(window=self.window, interval=interval, stride=max(interval, stride // interval * interval))
+
+    def read(
+        self,
+        text: str,
+        tokens: Tokens,
+        name: str,
+        *,
+        tenant: str = "",
+        progress: ProgressCallback | None = None,
+        free_memory: Callable[[], None] = lambda: None,
+    ) -> Document:
+        """Read once. When memory runs out: free what rests, then halve the stride, then give up clearly.
+
+        Args:
+            text: the document.
+            tokens: its tokens.
+            name: its id.
+            tenant: whose it is.
+            progress: called with (tokens read, tokens in all); an exception raised there ends the reading.
+            free_memory: releases what no one needs now.
+        """
+        plan = self.plan(len(tokens.ids))
+        strides = halvings(plan.stride, plan.interval)
+
+        def attempt(stride: int) -> Callable[[], Document]:
+            return lambda: self._read(text, tokens, name, tenant, replace(plan, stride=stride), plan, progress)
+
+        rungs = [attempt(strides[0]), *map(attempt, strides)]  # the first retry only has more free memory
+        return descend(rungs, purpose=f"reading {name!r}", before=free_memory)
+
+    def _read(
+        self,
+        text: str,
+        tokens: Tokens,
+        name: str,
+        tenant: str,
+        plan: ReadingPlan,
+        wanted: ReadingPlan,
+        progress: ProgressCallback | None,
+    ) -> Document:
+        start = perf_counter()
+        cache = construct(
+            self.decoder,
+            self.proxy,
+            prefix_ids=self.prefix_ids,
+            token_ids=tokens.ids,
+            plan=plan,
+            key_heads=self.heads.key_heads(self.decoder) if self.heads else (),
+            progress=progress,
+        )
+        passages = split_passages(
+            text, tokens.offsets, interval=plan.interval, passage_tokens=self.config.passage_tokens
+        )
+        notes = () if plan == wanted else (f"memory was short: read in strides of {plan.stride:,} tokens",)
+        document = Document(name, text, tokens.offsets, passages, plan.interval, 0.0, tenant, Holder(cache), notes)
+        prior = self._selector.prior(document, [self.question(q) for q in WHOLE_DOCUMENT_QUESTIONS])
+        document.holder.cache = replace(cache, prior=prior)
+        return replace(document, construct_s=perf_counter() - start)
+
+    def _check_length(self, text: str, name: str) -> None:
+        """Refuse at once what cannot fit: counting the tokens of 100 MB would take minutes."""
+        largest = (self.config.interval or INTERVALS[-1]) * (self.window // 2)
+        if len(text) > _MOST_CHARS_PER_TOKEN * largest:
+            raise CapacityError(
+                f"The document {name!r} has {len(text):,} characters; with window={self.window:,} at most "
+                f"{largest:,} tokens (some {4 * largest:,} characters) fit. Split it, or use a model with a larger "
+                "window."
+            )
+
+    def _ids(self, text: str) -> Tensor:
+        ids = self.decoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor(ids, dtype=torch.long, device=self.decoder.device)
+
+
+def tokenised_question(text: str, prompt: RenderedPrompt, decoder: Decoder) -> Question:
+    """A question in a template and a model's tokens.
+
+    Raises:
+        ConfigError: the question is empty.
+    """
+    if not text.strip():
+        raise ConfigError("The question is empty.")
+    rendered, start, stop = prompt.ask(text)
+    encoded = decoder.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+    own = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if b > start and a < stop]
+    ids = torch.tensor(encoded["input_ids"], dtype=torch.long, device=decoder.device)
+    return Question(text, ids, slice(own[0], own[-1] + 1))
+
+
+def _window(config: ACREConfig, decoder: Decoder) -> int:
+    if config.window is None:
+        return decoder.window
+    if config.window > decoder.model_window:
+        raise ConfigError(
+            f"window={config.window:,} is more than the {decoder.model_window:,} positions that {decoder.name} was "
+            f"made for. Use window={decoder.model_window} or less."
+        )
+    return config.window

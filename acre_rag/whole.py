@@ -1,0 +1,37 @@
+"""Tell a question about the whole document from one that points somewhere; knows scores, no model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from acre_rag.document import Document
+from acre_rag.units import Scores, split_units, unit_sums
+
+_CLEAR_PEAK = 3.0  # standard deviations
+
+
+def about_the_whole(raw: Sequence[Tensor], documents: Sequence[Document], *, peak: float) -> bool:
+    """Whether a question points nowhere in particular, in any document.
+
+    It does when it spreads its attention like one of the content-free questions: no further from the nearest of them
+    than they typically are from each other, unless the heads agree on a passage (a peak of several standard
+    deviations) and it is not all but one of them. Figures: benchmarks/LOG.md.
+    """
+    for scores, document in zip(raw, documents, strict=True):
+        prior = document.cache.prior
+        if prior is None:
+            return False
+        apart = np.abs(prior.shares[:, None] - prior.shares[None]).sum(axis=2) + 2 * np.eye(len(prior.shares))
+        typical = float(np.median(apart.min(axis=1)))
+        nearest = float(np.abs(prior.shares - passage_shares(scores, document)).sum(axis=1).min())
+        if nearest > typical or (peak > _CLEAR_PEAK and nearest > typical / 2):
+            return False
+    return True
+
+
+def passage_shares(scores: Tensor, document: Document) -> Scores:
+    """How `[n, M * l]` attention spreads over a document's passages; sums to one."""
+    sums = unit_sums([scores.double().sum(dim=0).cpu().numpy()], split_units([document], "passages"))
+    shares: Scores = sums / max(float(sums.sum()), 1e-12)
+    return shares

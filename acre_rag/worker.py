@@ -1,0 +1,205 @@
+"""One thread that owns a model: callers from any thread or event loop wait in line. Knows nothing of models.
+
+A caller gets a `Ticket`: to wait on, with a deadline, from a thread or an event loop, and to cancel. Tickets of one
+group that wait at the same time are run together, as a batch.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import wait as wait_for
+from time import monotonic
+from typing import Any
+
+from acre_rag.errors import BusyError, DeadlineError
+
+Run = Callable[[Sequence["Ticket"]], Sequence[Any]]
+"""Tickets of one group to their results, in order; an exception among the results fails its ticket alone."""
+
+_IDLE_S = 5.0
+
+
+class Ticket:
+    """A caller's place in line.
+
+    Args:
+        run: does the work of several tickets of the same group.
+        payload: what this ticket asks for.
+        group: tickets with an equal group may run together; `None` runs alone.
+        timeout_s: seconds until the caller loses interest; `None` waits for ever.
+    """
+
+    def __init__(
+        self, run: Run, payload: Any = None, *, group: Hashable = None, timeout_s: float | None = None
+    ) -> None:
+        self.run, self.payload, self.group = run, payload, group
+        self.future: Future[Any] = Future()
+        self._timeout_s = timeout_s
+        self._deadline = None if timeout_s is None else monotonic() + timeout_s
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> bool:
+        """Lose interest: what waits is dropped (true), what runs stops at its next token or stride."""
+        self._cancelled.set()
+        return self.future.cancel()
+
+    def stop(self) -> None:
+        """Cancel, and wait until the worker has let go."""
+        if not self.cancel():
+            wait_for([self.future])
+
+    def stopped(self) -> bool:
+        """Whether the caller has lost interest or the deadline is past; asked by whoever does the work."""
+        return self._cancelled.is_set() or self._late()
+
+    def check(self) -> None:
+        """Raise if the work should stop.
+
+        Raises:
+            DeadlineError: the deadline is past.
+            CancelledError: the caller has lost interest.
+        """
+        if self._cancelled.is_set():
+            raise CancelledError
+        if self._late():
+            raise self._deadline_error()
+
+    def result(self) -> Any:
+        """Wait in a thread. An interruption (Ctrl-C) stops the work before it is raised.
+
+        Raises:
+            DeadlineError: not done in time.
+        """
+        try:
+            return self.future.result(self._remaining_s())
+        except TimeoutError as error:
+            if self.future.done():
+                raise
+            self.cancel()
+            raise self._deadline_error() from error
+        except (KeyboardInterrupt, SystemExit):
+            self.stop()
+            raise
+
+    async def wait(self) -> Any:
+        """Wait on an event loop, without blocking it. Cancelling the waiting task stops the work.
+
+        Raises:
+            DeadlineError: not done in time.
+        """
+        try:
+            async with asyncio.timeout(self._remaining_s()):
+                return await asyncio.wrap_future(self.future)
+        except TimeoutError as error:
+            if self.future.done() and not self.future.cancelled():
+                raise
+            self.cancel()
+            raise self._deadline_error() from error
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    def finish(self, outcome: Any) -> None:
+        """Hand the outcome to the caller; an exception is raised there."""
+        if self.future.cancelled():
+            return
+        if isinstance(outcome, BaseException):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+    def _late(self) -> bool:
+        return self._deadline is not None and monotonic() > self._deadline
+
+    def _remaining_s(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - monotonic())
+
+    def _deadline_error(self) -> DeadlineError:
+        return DeadlineError(
+            f"Not done within timeout_s={self._timeout_s:g}; the work was stopped. Allow more time, ask for fewer "
+            "tokens, or send fewer questions at once."
+        )
+
+
+class Worker:
+    """Runs tickets one group after another on one thread, which starts when needed and ends when idle.
+
+    Args:
+        max_waiting: most tickets that may wait; one more is refused.
+        max_batch: most tickets that run together.
+    """
+
+    def __init__(self, *, max_waiting: int = 256, max_batch: int = 8) -> None:
+        self.max_waiting, self.max_batch = max_waiting, max_batch
+        self._waiting: deque[Ticket] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def n_waiting(self) -> int:
+        """Tickets in line, those at work excepted."""
+        return len(self._waiting)
+
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """Put tickets in line, together: those of one group are run as one batch.
+
+        Called on the worker's own thread (a retriever that asks the engine), it runs them at once: waiting would be
+        waiting for itself.
+
+        Raises:
+            BusyError: too many are waiting already; none is taken.
+        """
+        if threading.current_thread() is self._thread:
+            _run(tickets)
+            return
+        with self._changed:
+            if len(self._waiting) + len(tickets) > self.max_waiting:
+                raise BusyError(
+                    f"{len(self._waiting):,} requests are waiting and at most {self.max_waiting:,} may; "
+                    f"{len(tickets):,} more were refused. Try again later."
+                )
+            self._waiting.extend(tickets)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="acre-model", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while batch := self._next():
+            _run(batch)
+            del batch  # or the last results would live until the next question
+
+    def _next(self) -> list[Ticket]:
+        """The head of the line and the tickets of its group; empty when the line stays empty."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._waiting, timeout=_IDLE_S):
+                self._thread = None
+                return []
+            batch = [self._waiting.popleft()]
+            if batch[0].group is not None:
+                alike = [ticket for ticket in self._waiting if ticket.group == batch[0].group]
+                batch += alike[: self.max_batch - 1]
+                for ticket in batch[1:]:
+                    self._waiting.remove(ticket)
+            return batch
+
+
+def _run(tickets: Sequence[Ticket]) -> None:
+    live = [ticket for ticket in tickets if ticket.future.set_running_or_notify_cancel()]
+    ready = []
+    for ticket in live:
+        try:
+            ticket.check()
+            ready.append(ticket)
+        except (DeadlineError, CancelledError) as late:
+            ticket.finish(late)
+    if not ready:
+        return
+    try:
+        outcomes = ready[0].run(ready)
+    except BaseException as error:  # raised in the callers' threads; this one has to go on
+        outcomes = [error] * len(ready)
+    for ticket, outcome in zip(ready, outcomes, strict=True):
+        ticket.finish(outcome)
