@@ -26,6 +26,9 @@ from acre_rag.retrieve import Retriever
 from acre_rag.select import Selector
 from acre_rag.sources import sources_of
 
+NOTHING = Selection((), (), "none", ())
+"""The selection of a prompt without documents."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
@@ -34,7 +37,7 @@ class Prepared:
     ids: Tensor
     slots: KV
     documents: Sequence[Document] = ()
-    selection: Selection | None = None
+    selection: Selection = NOTHING
     sources: tuple[Source, ...] = ()
     select_s: float = 0.0
     refill_s: float = 0.0
@@ -42,8 +45,8 @@ class Prepared:
 
     def answer(self, generated: Generated) -> Answer:
         """The decoded text with its sources and costs."""
-        blocks = self.selection.blocks if self.selection else ()
-        refilled = sum(b.shape[-1] * document.interval for b, document in zip(blocks, self.documents, strict=True))
+        pairs = zip(self.selection.blocks, self.documents, strict=True)
+        refilled = sum(blocks.shape[-1] * document.interval for blocks, document in pairs)
         before = self.select_s + self.refill_s
         return Answer(
             text=generated.text,
@@ -61,7 +64,7 @@ class Prepared:
                 first_token_s=before + generated.first_token_s,
                 decode_s=generated.total_s - generated.first_token_s,
             ),
-            scope=self.selection.scope if self.selection else "none",
+            scope=self.selection.scope,
             notes=self.notes,
         )
 

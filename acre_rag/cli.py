@@ -10,14 +10,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from acre_rag import options
-from acre_rag.config import ACREConfig, Granularity, Strategy
+from acre_rag import options, store_commands
 from acre_rag.errors import AcreError, ConfigError, DocumentError
+from acre_rag.options import EngineOptions, SelectOptions, grouped
 
 app = typer.Typer(
     help="Read long documents once, ask many questions, see where each answer stands.",
@@ -25,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+store_commands.register(app)
 stdout = Console()
 stderr = Console(stderr=True)
 
@@ -66,25 +67,17 @@ def _fail(message: str, code: int) -> None:
 
 
 @app.command()
+@grouped
 def ask(
     arguments: Annotated[
         list[str],
-        typer.Argument(metavar="FILE... [QUESTION]", help="Files ('-' is standard input), then a question."),
+        typer.Argument(
+            metavar="FILE... [QUESTION]", help="Files ('-' is standard input) or ids in the store, then a question."
+        ),
     ],
+    engine: EngineOptions,
+    selecting: SelectOptions,
     question: Annotated[str | None, typer.Option("--question", "-q", help="The question, instead of last.")] = None,
-    model: options.Model = "smollm2-135m",
-    adapter: options.Adapter = None,
-    heads: options.Heads = None,
-    device: options.Device = "auto",
-    dtype: options.DType = "auto",
-    attn: options.Attention = None,
-    window: options.Window = None,
-    interval: options.Interval = None,
-    stride: options.Stride = None,
-    budget: options.Budget = 4096,
-    select: options.Select = "consensus",
-    granularity: options.Granularity = "passages",
-    passages: options.Passages = 2,
     max_tokens: options.MaxTokens = 128,
     temperature: options.Temperature = 0.0,
     stop: options.Stop = None,
@@ -92,18 +85,19 @@ def ask(
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the answer as it is decoded.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Ask questions of files: acre ask book.txt "Who is the thief?"; without a question, a prompt opens."""
+    """Ask questions of files: acre ask book.txt "Who is the thief?"; without a question, a prompt opens.
+
+    With --store, files are read once for good; without a file, every document in the store is asked.
+    """
     from acre_rag.generate import GenerationSettings
     from acre_rag.session import Session
 
-    names, question = _split(arguments, question)
+    names, question = _split(arguments, question, stored=engine.store is not None)
     if question is None and (as_json or "-" in names or not sys.stdin.isatty()):
         raise ConfigError("No question given, and there is no terminal to ask for one: put it last, or use -q.")
-    config = _config(window, interval, stride, budget, select, granularity, passages)
+    config = engine.config(**selecting.fields())
     settings = GenerationSettings(max_new_tokens=max_tokens, temperature=temperature, stop=tuple(stop or ()))
-    session = Session.open(
-        names, model=model, adapter=adapter, heads=heads, config=config, device=device, dtype=dtype, attn=attn
-    )
+    session = Session.open(names, engine=engine, config=config)
     if question is not None:
         session.answer(question, settings, as_json=as_json, stream=stream, plot=plot)
     else:
@@ -111,32 +105,23 @@ def ask(
 
 
 @app.command()
+@grouped
 def inspect(
     files: Annotated[list[str], typer.Argument(metavar="FILE...")],
-    model: options.Model = "smollm2-135m",
-    adapter: options.Adapter = None,
-    heads: options.Heads = None,
-    device: options.Device = "auto",
-    dtype: options.DType = "auto",
-    attn: options.Attention = None,
-    window: options.Window = None,
-    interval: options.Interval = None,
-    stride: options.Stride = None,
+    engine: EngineOptions,
     as_json: options.Json = False,
 ) -> None:
     """Read files and show their caches: entries and bytes of L1 and L2, the interval chosen, seconds."""
     from acre_rag.session import Session
     from acre_rag.show import cache_facts, show_cache
 
-    config = _config(window, interval, stride, 4096, "consensus", "passages", 2)
-    session = Session.open(
-        files, model=model, adapter=adapter, heads=heads, config=config, device=device, dtype=dtype, attn=attn
-    )
+    session = Session.open(files, engine=engine, config=engine.config())
     for document in session.documents:
-        if as_json:
-            typer.echo(json.dumps(cache_facts(document)))
-        else:
-            show_cache(stdout, document)
+        with session.acre.holding([document]):
+            if as_json:
+                typer.echo(json.dumps(cache_facts(document)))
+            else:
+                show_cache(stdout, document)
 
 
 @app.command()
@@ -178,37 +163,17 @@ def demo(
     run_demo(stdout, as_json=as_json, plot=plot)
 
 
-def _split(arguments: Sequence[str], question: str | None) -> tuple[list[str], str | None]:
+def _split(arguments: Sequence[str], question: str | None, *, stored: bool) -> tuple[list[str], str | None]:
     """Files and question: the last argument is the question unless it is, or looks like, a file."""
     names = list(arguments)
     last = names[-1]
     named = " " not in last.strip() and bool(Path(last).suffix) and not last.endswith("?")
     is_file = last == "-" or named or os.path.exists(last)  # noqa: PTH110 - Path.exists raises on a long question
-    if question is None and not is_file and len(names) > 1:
+    if question is None and not is_file and (len(names) > 1 or stored):
         return names[:-1], names[-1]
     if question is None and not is_file and (" " in last or last.endswith("?")):
         raise DocumentError(f"{last!r} is a question, but no file is given: acre ask FILE... {last!r}")
     return names, question
-
-
-def _config(
-    window: int | None,
-    interval: int | None,
-    stride: int | None,
-    budget: int,
-    select: str,
-    granularity: str,
-    passages: int,
-) -> ACREConfig:
-    return ACREConfig(
-        window=window,
-        interval=interval,
-        stride=stride,
-        budget=budget,
-        select=cast(Strategy, select),  # ACREConfig refuses what is not one
-        granularity=cast(Granularity, granularity),
-        max_passages=passages,
-    )
 
 
 def _reporter() -> Callable[[str], None]:

@@ -28,6 +28,7 @@ class ACREConfig:
         granularity: "passages" refills runs of blocks that cover whole paragraphs, "blocks" single ones.
         passage_tokens: target length of one passage, in tokens.
         max_passages: most passages refilled per question; more is not better for a small reader.
+        l2_bits: bits of the exact layer: 16 as the model computes it, or 8 or 4 (needs the "quantised" extra).
         l1_context: whether the L1 entries stay between the refilled blocks when decoding.
 
     Raises:
@@ -43,6 +44,7 @@ class ACREConfig:
     granularity: Granularity = "passages"
     passage_tokens: int = 450
     max_passages: int = 2
+    l2_bits: int = 16
     l1_context: bool = True
 
     def __post_init__(self) -> None:
@@ -55,6 +57,8 @@ class ACREConfig:
         _at_least("passage_tokens", self.passage_tokens, 1)
         _at_least("max_passages", self.max_passages, 1)
         _one_of("select", self.select, get_args(Strategy))
+        if self.l2_bits not in (4, 8, 16):
+            raise ConfigError(f"l2_bits={self.l2_bits} is unknown: choose 16 (exact), 8 or 4.")
         _one_of("granularity", self.granularity, get_args(Granularity))
         if self.interval is not None and self.window is not None and self.interval > self.window // 2:
             raise ConfigError(

@@ -62,7 +62,9 @@ class Desk:
                 failed[ticket] = error
         try:
             answered = self._together(documents, settings)
-        except CapacityError:
+        except (RuntimeError, MemoryError, CapacityError) as error:
+            if not (isinstance(error, CapacityError) or out_of_memory(error)):
+                raise
             answered = {ticket: self._alone(ticket, each, settings) for ticket, each in documents.items()}
         return [(failed | answered)[ticket] for ticket in tickets]
 
@@ -91,12 +93,7 @@ class Desk:
                     prepared[ticket] = self._prepare(ticket, each, settings, None)
                 except AcreError as error:
                     outcomes[ticket] = error
-            try:
-                return outcomes | self._decode(prepared, settings)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                raise CapacityError(str(error)) from error
+            return outcomes | self._decode(prepared, settings)
 
     def _alone(self, ticket: Ticket, documents: list[Document], settings: GenerationSettings) -> Outcome:
         try:
@@ -134,8 +131,9 @@ class Desk:
         def rungs() -> Iterator[Callable[[], list[Answer]]]:
             yield lambda: attempt(None)
             yield lambda: attempt(None)
+            largest = min(self.asker.config.budget, sum(each.n_blocks * each.interval for each in documents))
             smallest = max((document.interval for document in documents), default=1)
-            for most in halvings(self.asker.config.budget, smallest)[1:] if documents else []:
+            for most in halvings(largest, smallest)[1:]:
                 yield lambda most=most: attempt(most)  # type: ignore[misc]
 
         return descend(rungs(), purpose="answering", before=self.library.residency.free_idle)

@@ -1,8 +1,10 @@
 """ACRE: the public API. Puts the parts together and sends work to the model's one thread; no method of its own."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from acre_rag.decoder import Decoder
 from acre_rag.desk import Asked, Desk, Documents
 from acre_rag.document import Document
 from acre_rag.errors import ConfigError
+from acre_rag.fingerprint import Fingerprint, engine_fingerprint
 from acre_rag.generate import GenerationSettings
 from acre_rag.heads import RetrievalHeads, check_heads, load_heads, shipped_heads
 from acre_rag.library import Library
@@ -31,10 +34,11 @@ from acre_rag.residency import Residency, Statistics
 from acre_rag.retrieve import Retriever, bm25_retriever
 from acre_rag.select import Selector
 from acre_rag.sources import sources_of
+from acre_rag.store import Store
 from acre_rag.streams import Pieces, TextStream
 from acre_rag.worker import Ticket
 
-_READING_OPTIONS = ("window", "interval", "min_interval", "stride", "passage_tokens")
+_READING_OPTIONS = ("window", "interval", "min_interval", "stride", "passage_tokens", "l2_bits")
 
 
 class ACRE:
@@ -54,6 +58,8 @@ class ACRE:
         heads: retrieval heads; `None` takes the shipped ones for this model, if any.
         template: how documents and questions are put to the model.
         retriever: text retriever of the "retriever" and "hybrid" strategies; BM25 by default.
+        store: folder that keeps documents for good; made when missing. Documents stored there earlier, by this model
+            with these options, are there again at once.
         device_bytes: most bytes of compact caches on the device; `None` for no limit.
         host_bytes: most bytes of caches in host memory; `None` for no limit.
     """
@@ -67,6 +73,7 @@ class ACRE:
         heads: RetrievalHeads | None = None,
         template: PromptTemplate = ANSWER,
         retriever: Retriever = bm25_retriever,
+        store: str | Path | None = None,
         device_bytes: int | None = None,
         host_bytes: int | None = None,
     ) -> None:
@@ -86,8 +93,12 @@ class ACRE:
             prompt=render(template, decoder.tokenizer),
             selector=self._selector,
         )
-        residency = Residency(decoder.device, device_bytes=device_bytes, host_bytes=host_bytes)
-        self._library = Library(self._reader, residency)
+        self._library = Library(
+            self._reader,
+            Residency(decoder.device, device_bytes=device_bytes, host_bytes=host_bytes),
+            Store(store) if store is not None else None,
+            self.fingerprint if store is not None else None,
+        )
         self._desk = Desk(self._library, self._new_asker())
 
     @classmethod
@@ -184,6 +195,7 @@ class ACRE:
         id: str | None = None,
         *,
         tenant: str = "",
+        rebuild: bool = False,
         progress: ProgressCallback | None = None,
         timeout_s: float | None = None,
     ) -> Document:
@@ -194,14 +206,18 @@ class ACRE:
             id: name for sources and for `documents=`; a digest of the text by default. Adding the same text under
                 the same id again returns the document that is there.
             tenant: whose it is.
+            rebuild: read it anew, in place of a cache that is damaged or was built by another model or other options.
             progress: called with (tokens read, tokens in all) after every stride, on the model's thread.
             timeout_s: most seconds of waiting and reading.
 
         Raises:
             DocumentError: empty; or the id already names another text.
             CapacityError: too long for the window, whatever the interval; or no memory.
+            FingerprintError: its stored cache was built by another model or with other options; names the fields.
+            CorruptCacheError: its stored cache is damaged.
+            StoreError: it cannot be stored; nothing that was there is lost.
         """
-        document: Document = self._submit_add(text, id, tenant, progress, timeout_s).result()
+        document: Document = self._submit_add(text, id, tenant, rebuild, progress, timeout_s).result()
         return document
 
     async def aadd(
@@ -210,12 +226,29 @@ class ACRE:
         id: str | None = None,
         *,
         tenant: str = "",
+        rebuild: bool = False,
         progress: ProgressCallback | None = None,
         timeout_s: float | None = None,
     ) -> Document:
         """`add` on an event loop."""
-        document: Document = await self._submit_add(text, id, tenant, progress, timeout_s).wait()
+        document: Document = await self._submit_add(text, id, tenant, rebuild, progress, timeout_s).wait()
         return document
+
+    def get(self, id: str, *, tenant: str = "") -> Document:
+        """A document by its id, also one that another process stored after this engine began.
+
+        Raises:
+            DocumentError: there is none of that name.
+            FingerprintError: it was stored by another model or with other options.
+        """
+        document: Document = self._run(lambda: self._library.get(id, tenant))
+        return document
+
+    @contextmanager
+    def holding(self, documents: Sequence[Document]) -> Iterator[None]:
+        """The documents' caches are on the device inside the block (for looking at `Document.cache`)."""
+        with self._library.residency.holding(documents):
+            yield
 
     def remove(self, document: Document | str, *, tenant: str = "") -> None:
         """Forget a document and free its cache, everywhere.
@@ -336,18 +369,17 @@ class ACRE:
         return self._submit_stream(Asked(prompt, plain=True), settings, timeout_s)
 
     def select(self, question: str, documents: Documents = None, *, tenant: str = "") -> Selection:
-        """What a question would refill, without decoding (for retrieval, heat maps and evaluation).
+        """What a question would refill, without decoding; see `prepare` when a first pass may choose documents."""
+        return self.prepare(question, documents, tenant=tenant).selection
 
-        The places of documents in it count those asked, or those of `ACRE.retrieve`.
-        """
+    def prepare(self, question: str, documents: Documents = None, *, tenant: str = "") -> Prepared:
+        """Selection, sources and the documents that were really asked, without decoding (for heat maps, evaluation)."""
         prepared: Prepared = self._run(lambda: self._select(Asked(question, documents, tenant)))
-        assert prepared.selection is not None
-        return prepared.selection
+        return prepared
 
     def retrieve(self, question: str, documents: Documents = None, *, tenant: str = "") -> tuple[Source, ...]:
         """The passages that a question would refill, best first, without decoding."""
-        sources: tuple[Source, ...] = self._run(lambda: self._select(Asked(question, documents, tenant))).sources
-        return sources
+        return self.prepare(question, documents, tenant=tenant).sources
 
     async def aretrieve(self, question: str, documents: Documents = None, *, tenant: str = "") -> tuple[Source, ...]:
         """`retrieve` on an event loop."""
@@ -372,6 +404,14 @@ class ACRE:
         queries: Tensor = self._run(lambda: question_queries(self.decoder, view, asked.ids, own=asked.own))
         return queries
 
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What the caches of this engine depend on; a store refuses caches of any other."""
+        reader = self._reader
+        return engine_fingerprint(
+            self.decoder, proxy=reader.proxy, heads=self.heads, config=self.config, prompt=reader.prompt
+        )
+
     def _new_asker(self) -> Asker:
         return Asker(
             decoder=self.decoder,
@@ -386,7 +426,13 @@ class ACRE:
         return self._desk.select(asked, GenerationSettings())
 
     def _submit_add(
-        self, text: str, id: str | None, tenant: str, progress: ProgressCallback | None, timeout_s: float | None
+        self,
+        text: str,
+        id: str | None,
+        tenant: str,
+        rebuild: bool,
+        progress: ProgressCallback | None,
+        timeout_s: float | None,
     ) -> Ticket:
         def work(tickets: Sequence[Ticket]) -> list[Document]:
             [ticket] = tickets
@@ -396,7 +442,7 @@ class ACRE:
                 if progress:
                     progress(done, total)
 
-            return [self._library.add(text, id, tenant, report)]
+            return [self._library.add(text, id, tenant, report, rebuild=rebuild)]
 
         return self._in_line([Ticket(work, timeout_s=timeout_s)])[0]
 

@@ -1,17 +1,22 @@
 """The documents of each tenant: read or opened once, found by id, kept in residency and store, forgotten.
 
-Runs on the worker's thread. One tenant's shelf knows nothing of another's.
+One tenant's shelf knows nothing of another's. Reading, opening and removing run on the worker's thread.
 """
 
+import contextlib
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 from acre_rag.construct import ProgressCallback
 from acre_rag.document import Document
-from acre_rag.errors import DocumentError
-from acre_rag.reading import Reader
+from acre_rag.errors import CapacityError, CorruptCacheError, DocumentError, FingerprintError
+from acre_rag.fingerprint import Fingerprint, differences, document_fingerprint
+from acre_rag.reading import Reader, Tokens
 from acre_rag.residency import Residency
+from acre_rag.store import Entry, Store
 
 
 class Library:
@@ -20,36 +25,55 @@ class Library:
     Args:
         reader: reads new texts.
         residency: keeps their caches within budgets.
+        store: keeps them on disk; `None` for memory only.
+        fingerprint: what the caches of this engine depend on; only asked for with a store.
     """
 
-    def __init__(self, reader: Reader, residency: Residency) -> None:
-        self._reader, self.residency = reader, residency
+    def __init__(
+        self, reader: Reader, residency: Residency, store: Store | None = None, fingerprint: Fingerprint | None = None
+    ) -> None:
+        self._reader, self.residency, self.store = reader, residency, store
+        self._fingerprint = fingerprint or {}
         self._shelves: dict[str, dict[str, Document]] = {}
+        self._changing = threading.RLock()
 
     def shelf(self, tenant: str) -> Mapping[str, Document]:
-        """A tenant's documents by id."""
-        return MappingProxyType(self._shelves.setdefault(tenant, {}))
+        """A tenant's documents by id, those of the store included."""
+        with self._changing:
+            if tenant not in self._shelves:
+                self._shelves[tenant] = {}
+                self._look_again(tenant)
+            return MappingProxyType(dict(self._shelves[tenant]))
 
-    def add(self, text: str, id: str | None, tenant: str, progress: ProgressCallback | None) -> Document:
-        """Read a text, or return the document that is there.
+    def add(
+        self, text: str, id: str | None, tenant: str, progress: ProgressCallback | None, *, rebuild: bool = False
+    ) -> Document:
+        """Read a text, or return the document that is there, in memory or in the store.
 
         Raises:
             DocumentError: empty, or the id names another text.
             CapacityError: too long, or no memory.
+            FingerprintError: stored by another model or with other options; names the fields.
+            CorruptCacheError: stored, but damaged.
+            StoreError: it cannot be written.
         """
         name = id if id is not None else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-        shelf = self._shelves.setdefault(tenant, {})
-        if (known := shelf.get(name)) is not None:
-            if known.text == text:
+        if (known := self.shelf(tenant).get(name)) is not None:
+            if known.text != text:
+                raise DocumentError(f"A document named {name!r} with another text is there; remove it first.")
+            if not rebuild:
                 return known
-            raise DocumentError(f"A document named {name!r} with another text is there; remove it first.")
         tokens = self._reader.tokenise(text, name)
+        fingerprint = document_fingerprint(self._fingerprint, self._reader.plan(len(tokens.ids)))
+        if self.store and not rebuild:
+            place = self.store.folder(tenant, name, fingerprint, tokens.ids)
+            if entry := self.store.entry_at(place):
+                return self._taken_up(entry, tenant)  # another process stored it meanwhile, or it is damaged
+        stale = self._stale(text, name, tenant, rebuild=rebuild)
         document = self._reader.read(
             text, tokens, name, tenant=tenant, progress=progress, free_memory=self.residency.free_idle
         )
-        self.residency.admit(document, None)
-        shelf[name] = document
-        return document
+        return self._shelve(document, fingerprint, tokens, stale, known)
 
     def find(self, documents: Sequence[Document | str] | Document | str | None, tenant: str) -> list[Document]:
         """The documents asked: objects or ids; all of the tenant's by default.
@@ -67,13 +91,19 @@ class Library:
         return chosen
 
     def get(self, document: Document | str, tenant: str) -> Document:
-        """One document of a tenant.
+        """One document of a tenant; the store is looked through again for a name that is not known yet.
 
         Raises:
             DocumentError: the tenant has none of that name.
+            FingerprintError: it is stored, but by another model or with other options.
         """
         name = document if isinstance(document, str) else document.id
         shelf = self.shelf(tenant)
+        if name not in shelf and self.store:
+            self._look_again(tenant)
+            shelf = self.shelf(tenant)
+            if name not in shelf and (others := self.store.find(name, tenant)):
+                raise self._other_fingerprint(others[-1])
         if name not in shelf or (isinstance(document, Document) and shelf[name] is not document):
             raise DocumentError(f"No document {name!r}; there are: {', '.join(shelf) or 'none'}.")
         return shelf[name]
@@ -81,9 +111,83 @@ class Library:
     def remove(self, document: Document | str, tenant: str) -> None:
         """Forget a document everywhere."""
         known = self.get(document, tenant)
-        del self._shelves[tenant][known.id]
-        self.residency.forget(known)
+        self._forget(known)
+        if self.store:
+            for entry in self.store.find(known.id, tenant):
+                self.store.remove(entry.folder)
 
     def release(self, document: Document | str, tenant: str) -> None:
         """Free a document's memory; the store keeps it."""
         self.residency.rest(self.get(document, tenant))
+
+    def _look_again(self, tenant: str) -> None:
+        """Take up what the store has for this engine, made by an earlier or another process."""
+        if not self.store:
+            return
+        for entry in self.store.entries(tenant):
+            if entry.id not in self._shelves[tenant] and not self._differences(entry):
+                with contextlib.suppress(CorruptCacheError):  # told when it is added again, and by `acre verify`
+                    self._taken_up(entry, tenant)
+
+    def _taken_up(self, entry: Entry, tenant: str) -> Document:
+        assert self.store is not None
+        store, document = self.store, self.store.open(entry, tenant)
+        self.residency.admit(document, lambda: store.cache(entry))
+        with self._changing:
+            self._shelves[tenant][entry.id] = document
+        return document
+
+    def _differences(self, entry: Entry) -> list[str]:
+        try:
+            plan = self._reader.plan(entry.manifest.n_tokens)
+        except CapacityError:  # too long for this engine's window
+            wanted: Fingerprint = {**self._fingerprint, "window": self._reader.window}
+        else:
+            wanted = document_fingerprint(self._fingerprint, plan)
+        return differences(entry.manifest.fingerprint, wanted)
+
+    def _other_fingerprint(self, entry: Entry) -> FingerprintError:
+        return FingerprintError(
+            f"The stored cache of {entry.id!r} was built by another model or with other options: "
+            f"{'; '.join(self._differences(entry))}. Use those, or build it anew: acre build FILE --rebuild, or "
+            "ACRE.add(text, id, rebuild=True)."
+        )
+
+    def _stale(self, text: str, name: str, tenant: str, *, rebuild: bool) -> list[Path]:
+        """Folders that the new document will replace; without `rebuild`, they are refused."""
+        entries = self.store.find(name, tenant) if self.store else []
+        for entry in entries:
+            if entry.manifest.text_sha256 != hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest():
+                raise DocumentError(f"A document named {name!r} with another text is stored; remove it first.")
+            if not rebuild:
+                raise self._other_fingerprint(entry)
+        return [entry.folder for entry in entries]
+
+    def _shelve(
+        self,
+        document: Document,
+        fingerprint: Fingerprint,
+        tokens: Tokens,
+        stale: Sequence[Path],
+        known: Document | None,
+    ) -> Document:
+        """Store the new document, then let go of what it replaces."""
+        entry = None
+        if self.store:
+            target = self.store.folder(document.tenant, document.id, fingerprint, tokens.ids)
+            self.store.remove(target)  # there only when it is damaged or rebuilt
+            entry = self.store.save(document, fingerprint, tokens.ids, model=self._reader.decoder.name)
+            for folder in set(stale) - {target}:
+                self.store.remove(folder)
+        if known:
+            self._forget(known)
+        store = self.store
+        self.residency.admit(document, (lambda: store.cache(entry)) if store and entry else None)
+        with self._changing:
+            self._shelves[document.tenant][document.id] = document
+        return document
+
+    def _forget(self, document: Document) -> None:
+        with self._changing:
+            self._shelves[document.tenant].pop(document.id, None)
+        self.residency.forget(document)

@@ -32,8 +32,9 @@ def descend(rungs: Iterable[Callable[[], T]], *, purpose: str, before: Callable[
     """
     last = ""
     for number, attempt in enumerate(rungs):
+        if number == 1:
+            gc.collect()  # seconds in a large process, so once
         if number:
-            gc.collect()
             before()
         try:
             return attempt()

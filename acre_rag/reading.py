@@ -22,6 +22,7 @@ from acre_rag.passages import split_passages
 from acre_rag.pressure import descend, halvings
 from acre_rag.prompts import WHOLE_DOCUMENT_QUESTIONS, RenderedPrompt
 from acre_rag.proxies.base import Proxy
+from acre_rag.quantise import codec_of, with_codec
 from acre_rag.question import Question
 from acre_rag.select import Selector
 
@@ -64,6 +65,7 @@ class Reader:
         self.prompt = prompt
         self.prefix_ids = self._ids(prompt.prefix)
         self._selector = selector
+        self._codec = codec_of(config.l2_bits)
 
     def tokenise(self, text: str, name: str) -> Tokens:
         """Tokens of a document.
@@ -153,6 +155,7 @@ class Reader:
             key_heads=self.heads.key_heads(self.decoder) if self.heads else (),
             progress=progress,
         )
+        cache = with_codec(cache, self._codec)
         passages = split_passages(
             text, tokens.offsets, interval=plan.interval, passage_tokens=self.config.passage_tokens
         )

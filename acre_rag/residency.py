@@ -2,13 +2,16 @@
 
 A cache has a compact part (prefix, L1, tail, retrieval heads' keys, prior) and L2. On the device tier the compact part
 is on the model's device; on the host tier it waits in host memory; on the disk tier only the store has it. L2 is in
-host memory or mapped from the store, where a question reads just its chosen blocks. Runs on the worker's thread.
+host memory or mapped from the store, where a question reads just its chosen blocks. Caches move on the worker's thread
+only; other threads may look and admit.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from functools import wraps
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -75,6 +78,20 @@ class _Home:
         return self.cache.l2.n_bytes - self.cache.l2.host_bytes if self.cache else 0
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _locked(method: Method) -> Method:
+    """Run a method while no other thread changes the homes."""
+
+    @wraps(method)
+    def run(self: "Residency", *args: Any, **kwargs: Any) -> Any:
+        with self._changing:
+            return method(self, *args, **kwargs)
+
+    return cast(Method, run)
+
+
 class Residency:
     """Keeps caches within budgets.
 
@@ -98,8 +115,10 @@ class Residency:
         self._held: list[Document] = []
         self._clock = 0
         self._counts = Statistics()
+        self._changing = threading.RLock()
 
     @property
+    @_locked
     def statistics(self) -> Statistics:
         """Counts, and bytes of each tier as they are now."""
         homes = self._homes.values()
@@ -110,10 +129,12 @@ class Residency:
             disk_bytes=sum(home.disk_bytes for home in homes),
         )
 
+    @_locked
     def tier(self, document: Document) -> Tier:
         """Where a document's compact part is."""
         return self._home(document).tier
 
+    @_locked
     def admit(self, document: Document, reload: Reload | None) -> None:
         """Take charge of a document; its holder may be filled (just read) or empty (it is in the store).
 
@@ -139,18 +160,13 @@ class Residency:
             CapacityError: together they do not fit the device's budget.
             DocumentError: one of them was removed.
         """
-        homes = [self._home(document) for document in documents]
-        self._held += documents
+        self._hold(documents)
         try:
-            for home in homes:
-                home.used = self._tick()
-                self._fetch(home)
-            self._make_room(keep=homes)
             yield
         finally:
-            for document in documents:
-                self._held.remove(document)
+            self._let_go(documents)
 
+    @_locked
     def pin(self, document: Document, pinned: bool = True) -> None:
         """Keep a document on the device until it is unpinned."""
         home = self._home(document)
@@ -158,6 +174,7 @@ class Residency:
             self._fetch(home)
         home.pinned = pinned
 
+    @_locked
     def forget(self, document: Document) -> None:
         """Free everything of a document."""
         home = self._homes.pop(document, None)
@@ -167,6 +184,7 @@ class Residency:
             self._free(home.cache)
         home.document.holder.cache = home.resting = None
 
+    @_locked
     def rest(self, document: Document) -> None:
         """Move a document to the slowest tier that has it.
 
@@ -182,6 +200,7 @@ class Residency:
         home.pinned = False
         self._to_disk(home)
 
+    @_locked
     def free_idle(self) -> None:
         """Move everything that no question holds off the device; the first rung when memory runs out."""
         for home in self._idle():
@@ -191,6 +210,24 @@ class Residency:
                 self._to_host(home)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    @_locked
+    def _hold(self, documents: Sequence[Document]) -> None:
+        homes = [self._home(document) for document in documents]
+        self._held += documents
+        try:
+            for home in homes:
+                home.used = self._tick()
+                self._fetch(home)
+            self._make_room(keep=homes)
+        except BaseException:
+            self._let_go(documents)
+            raise
+
+    @_locked
+    def _let_go(self, documents: Sequence[Document]) -> None:
+        for document in documents:
+            self._held.remove(document)
 
     def _home(self, document: Document) -> _Home:
         if document not in self._homes:

@@ -13,9 +13,10 @@ from acre_rag.answer import Answer
 from acre_rag.config import ACREConfig
 from acre_rag.document import Document
 from acre_rag.engine import ACRE
-from acre_rag.errors import AcreError
+from acre_rag.errors import AcreError, DocumentError
 from acre_rag.extract import ExtractedText, extract
 from acre_rag.generate import GenerationSettings
+from acre_rag.options import EngineOptions
 from acre_rag.plot import plot_selection
 from acre_rag.progress import reading_progress, waiting
 from acre_rag.show import show_cost, show_sources
@@ -29,50 +30,49 @@ class Session:
         acre: the engine; it keeps the caches warm.
         files: extracted text by document id.
         documents: in the order of the files.
+        tenant: whose they are.
     """
 
     acre: ACRE
     files: dict[str, ExtractedText]
     documents: list[Document]
+    tenant: str = ""
 
     @classmethod
     def open(
         cls,
         names: Sequence[str],
         *,
-        model: str,
-        adapter: Path | None,
-        heads: Path | None,
+        engine: EngineOptions,
         config: ACREConfig,
-        device: str,
-        dtype: str,
-        attn: str | None,
+        rebuild: bool = False,
     ) -> "Session":
-        """Extract every file (so that a bad one is told before the model loads), load the model, read the texts."""
+        """Extract every file (so that a bad one is told before the model loads), load the model, read the texts.
+
+        Args:
+            names: files, or ids of stored documents; with a store and no name, all that it has.
+            engine: model and store.
+            config: options of the method.
+            rebuild: read anew what the store has.
+        """
         files: dict[str, ExtractedText] = {}
+        stored = []
         for name in names:
+            if engine.store and name != "-" and not _is_file(name):
+                stored.append(name)
+                continue
             file = extract(name)
             files[_unused(file.name, files)] = file
-        with waiting(f"loading {model}"):
-            acre = ACRE.from_pretrained(
-                model,
-                adapter=adapter,
-                config=config,
-                heads=heads,
-                device=device,
-                dtype=dtype,
-                attn_implementation=attn,
-            )
-        if acre.heads is None:
-            Console(stderr=True).print(
-                f"[yellow]No retrieval heads are known for {escape(model)}: all heads' pooled scores choose, less "
-                "sharply. Find them once with: acre calibrate --model MODEL --out heads.json[/]"
-            )
-        documents = []
+        acre = _load(engine, config)
+        documents = [*acre.documents_of(engine.tenant).values()] if not names else []
+        if not names and not documents:
+            raise DocumentError(f"The store {engine.store} has no documents for this model and these options.")
+        for id_ in stored:
+            documents.append(acre.get(id_, tenant=engine.tenant))
         for id_, file in files.items():
             with reading_progress(f"reading {id_}") as progress:
-                documents.append(acre.add(file.text, id=id_, progress=progress))
-        return cls(acre, files, documents)
+                documents.append(acre.add(file.text, id=id_, tenant=engine.tenant, rebuild=rebuild, progress=progress))
+        return cls(acre, files, documents, engine.tenant)
 
     def answer(
         self, question: str, settings: GenerationSettings, *, as_json: bool, stream: bool, plot: Path | None
@@ -82,11 +82,12 @@ class Session:
         if stream and not as_json:
             answer = self._streamed(question, settings, console)
         else:
-            answer = self.acre.ask(question, self.documents, settings=settings)
+            answer = self.acre.ask(question, self.documents, tenant=self.tenant, settings=settings)
         if as_json:
             record = answer.to_dict() | {"question": question}
             for source in record["sources"]:
-                source["page"] = self.files[source["document"]].page_at(source["start"])
+                file = self.files.get(source["document"])  # none for a document that only the store knows
+                source["page"] = file.page_at(source["start"]) if file else None
             typer.echo(json.dumps(record, ensure_ascii=False))
         else:
             if not stream:
@@ -94,8 +95,8 @@ class Session:
             show_sources(console, answer, self.files)
             show_cost(console, answer)
         if plot:
-            selection = self.acre.select(question, self.documents)
-            plot_selection(question, selection, self.documents, plot, answer=answer.text)
+            chosen = self.acre.prepare(question, self.documents, tenant=self.tenant)
+            plot_selection(question, chosen.selection, chosen.documents, plot, answer=answer.text)
             Console(stderr=True).print(f"[dim]picture: {escape(str(plot))}[/]")
 
     def prompt(self, settings: GenerationSettings, *, plot: Path | None) -> None:
@@ -118,12 +119,39 @@ class Session:
                 console.print(f"[red]{escape(str(error))}[/]")
 
     def _streamed(self, question: str, settings: GenerationSettings, console: Console) -> Answer:
-        for piece in self.acre.stream(question, self.documents, settings=settings):
+        for piece in self.acre.stream(question, self.documents, tenant=self.tenant, settings=settings):
             if isinstance(piece, Answer):
                 console.print()
                 return piece
             console.print(piece, end="", markup=False, highlight=False)
         raise AssertionError("a stream ends with its Answer")
+
+
+def _load(engine: EngineOptions, config: ACREConfig) -> ACRE:
+    with waiting(f"loading {engine.model}"):
+        acre = ACRE.from_pretrained(
+            engine.model,
+            adapter=engine.adapter,
+            config=config,
+            heads=engine.heads,
+            device=engine.device,
+            dtype=engine.dtype,
+            attn_implementation=engine.attn,
+            store=engine.store,
+        )
+    if acre.heads is None:
+        Console(stderr=True).print(
+            f"[yellow]No retrieval heads are known for {escape(engine.model)}: all heads' pooled scores choose, less "
+            "sharply. Find them once with: acre calibrate --model MODEL --out heads.json[/]"
+        )
+    return acre
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _unused(name: str, taken: dict[str, ExtractedText]) -> str:

@@ -136,6 +136,7 @@ class Worker:
         self._waiting: deque[Ticket] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._ending = False
 
     @property
     def n_waiting(self) -> int:
@@ -161,10 +162,19 @@ class Worker:
                     f"{len(tickets):,} more were refused. Try again later."
                 )
             self._waiting.extend(tickets)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # a forked process has lost its parent's thread
                 self._thread = threading.Thread(target=self._work, name="acre-model", daemon=True)
                 self._thread.start()
             self._changed.notify()
+
+    def stop_when_idle(self) -> None:
+        """Wait until the line is empty and the thread has ended (before a fork); the next call starts a new one."""
+        thread = self._thread
+        if thread:
+            with self._changed:
+                self._ending = True
+                self._changed.notify()
+            thread.join()
 
     def _work(self) -> None:
         while batch := self._next():
@@ -174,8 +184,8 @@ class Worker:
     def _next(self) -> list[Ticket]:
         """The head of the line and the tickets of its group; empty when the line stays empty."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._waiting, timeout=_IDLE_S):
-                self._thread = None
+            if not self._changed.wait_for(lambda: self._waiting or self._ending, timeout=_IDLE_S) or not self._waiting:
+                self._thread, self._ending = None, False
                 return []
             batch = [self._waiting.popleft()]
             if batch[0].group is not None:

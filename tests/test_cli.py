@@ -184,14 +184,15 @@ def test_the_prompt_answers_until_the_input_ends(model: str, text: str) -> None:
 
 def test_the_last_argument_is_a_question_unless_it_looks_like_a_file(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("x")
-    assert _split(["a.txt", "Who?"], None) == (["a.txt"], "Who?")
-    assert _split(["a.txt", "b.txt"], None) == (["a.txt", "b.txt"], None)
-    assert _split(["a.txt", str(tmp_path / "b")], None) == (["a.txt", str(tmp_path / "b")], None)
-    assert _split(["a.txt", "b.txt"], "Who?") == (["a.txt", "b.txt"], "Who?")
-    assert _split(["a.txt", "Is it v2.0"], None) == (["a.txt"], "Is it v2.0")
-    assert _split(["-", "Summary"], None) == (["-"], "Summary")
+    assert _split(["a.txt", "Who?"], None, stored=False) == (["a.txt"], "Who?")
+    assert _split(["a.txt", "b.txt"], None, stored=False) == (["a.txt", "b.txt"], None)
+    assert _split(["a.txt", str(tmp_path / "b")], None, stored=False) == (["a.txt", str(tmp_path / "b")], None)
+    assert _split(["a.txt", "b.txt"], "Who?", stored=False) == (["a.txt", "b.txt"], "Who?")
+    assert _split(["a.txt", "Is it v2.0"], None, stored=False) == (["a.txt"], "Is it v2.0")
+    assert _split(["-", "Summary"], None, stored=False) == (["-"], "Summary")
+    assert _split(["What is this?"], None, stored=True) == ([], "What is this?")
     with pytest.raises(DocumentError):
-        _split(["What is this?"], None)
+        _split(["What is this?"], None, stored=False)
 
 
 def test_the_installed_command_works_in_a_pipe(model: str) -> None:
@@ -205,3 +206,35 @@ def test_the_installed_command_works_in_a_pipe(model: str) -> None:
     assert done.returncode == 0
     assert "acre calibrate" in done.stderr and "tokens/s" not in done.stderr
     assert json.loads(done.stdout)["question"] == "Where?"
+
+
+def test_a_store_is_built_listed_verified_asked_and_emptied(
+    acre: Callable[..., Done], model: str, text: str, tmp_path: Path
+) -> None:
+    place = ["--store", str(tmp_path / "store")]
+    built = json.loads(acre("build", text, *place, "--model", model, "--json").stdout)
+    assert built["document"] == "rooms.txt" and built["bytes"] > 100_000
+    again = json.loads(acre("build", text, *place, "--model", model, "--json").stdout)
+    assert again == built, "it was read a second time"
+    assert json.loads(acre("list", *place, "--json").stdout)["tokens"] == built["tokens"]
+    assert "rooms.txt" in acre("list", *place).stdout
+    assert "rooms.txt: whole" in acre("verify", *place).stdout
+    Path(text).unlink()  # the store needs the file no longer
+    asking = ("Where is the drum?", *place, "--model", model, "--max-tokens", "3")
+    for documents in ((), ("rooms.txt",)):
+        answer = json.loads(acre("ask", *documents, *asking, "--json").stdout)
+        assert answer["sources"][0]["document"] == "rooms.txt"
+    assert "No document 'attic'" in acre("ask", "attic", *asking, check=1).stderr
+    assert "no document 'attic'" in acre("rm", "attic", *place, check=1).stderr
+    shard = next((tmp_path / "store").rglob("l2-*"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    assert "l2-00000.safetensors has" in acre("verify", *place, check=1).stderr
+    acre("rm", "rooms.txt", *place)
+    acre("gc", *place)
+    assert "no documents" in acre("list", *place).stdout
+    assert "has no documents for this model" in acre("ask", *asking, check=1).stderr
+
+
+def test_store_commands_need_a_store(acre: Callable[..., Done], model: str, text: str, tmp_path: Path) -> None:
+    assert "There is no store at" in acre("list", "--store", str(tmp_path / "none"), check=1).stderr
+    assert "--store DIR" in acre("build", text, "--model", model, check=2).stderr

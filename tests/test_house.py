@@ -17,9 +17,10 @@ FLOORS = [
     {"decoder"},
     {"models"},
     {"proxies"},
-    {"construct", "heads"},
+    {"construct", "heads", "quantise"},
     {"passages"},
-    {"document"},
+    {"document", "fingerprint"},
+    {"store"},
     {"retrieve", "question", "scores", "refill", "generate"},
     {"units"},
     {"choose", "whole"},
@@ -29,7 +30,9 @@ FLOORS = [
     {"desk"},
     {"engine"},
     {"training", "integrations", "baselines", "progress", "plot", "show"},
-    {"session", "demo", "options"},
+    {"options"},
+    {"session", "demo"},
+    {"store_commands"},
     {"cli"},
 ]
 

@@ -1,0 +1,5 @@
+"""Documents on disk: folders that appear whole (files), manifests, shards of L2, and the store that joins them."""
+
+from acre_rag.store.store import Entry, Store
+
+__all__ = ["Entry", "Store"]

@@ -1,0 +1,343 @@
+"""Documents on disk, read once for good: save, find, open, verify, remove. Knows no model. The format: docs/store.md.
+
+A tenant's documents are in a folder named by a digest of the tenant, each document in a folder named by a digest of
+tenant, id, fingerprint and tokens. Nothing a user types becomes part of a path.
+"""
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from acre_rag.cache import BiLayerCache
+from acre_rag.document import Document, Holder
+from acre_rag.errors import CorruptCacheError, StoreError
+from acre_rag.fingerprint import Fingerprint, fingerprint_digest
+from acre_rag.l2 import L2
+from acre_rag.quantise import codec_of
+from acre_rag.store import manifest as manifests
+from acre_rag.store.files import Folders, make_dir, sync_dir, write_file
+from acre_rag.store.manifest import Manifest, StoredFile
+from acre_rag.store.shards import MappedShards, ShardWriter
+from acre_rag.store.tensors import compact, compact_cache, passages_of, places
+
+_MARK = "acre-store.json"
+_MARKED = b'{"format": "acre-rag-store/1"}\n'
+_DOCUMENTS = "documents"
+_TEXT, _PLACES, _COMPACT = "text.txt", "places.safetensors", "compact.safetensors"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored document: its folder and what its manifest says."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        """The user's name for it."""
+        return self.manifest.id
+
+
+class Store:
+    """A folder of documents that outlives the process, shared by any number of processes.
+
+    Args:
+        root: the folder; made when missing, refused when it holds something else.
+
+    Raises:
+        StoreError: not a store, or not to be read or written.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root).expanduser().absolute()
+        with self._clear_errors("open"):
+            self._check_root()
+            self._folders = Folders(self.root)
+            make_dir(self.root / _DOCUMENTS)
+            if not (self.root / _MARK).is_file():
+                _mark(self.root)
+            self._folders.clean()
+
+    def save(self, document: Document, fingerprint: Fingerprint, token_ids: Tensor, *, model: str = "") -> Entry:
+        """Write a document that has just been read: whole, or not at all.
+
+        Args:
+            document: the document, its cache on the device.
+            fingerprint: what its cache depends on.
+            token_ids: `[N]`, part of its folder's name.
+            model: the model's name, for people.
+
+        Raises:
+            StoreError: the disk is full or cannot be written; what was there is untouched.
+        """
+        target = self.folder(document.tenant, document.id, fingerprint, token_ids)
+        with self._clear_errors(f"save {document.id!r} to"), self._folders.making(target) as folder:
+            writer = ShardWriter(document.cache.l2, document.n_blocks)
+            files = {}
+            text = document.text.encode("utf-8", "surrogatepass")
+            for name, raw in self._small_files(document, text):
+                files[name] = StoredFile(bytes=write_file(folder / name, [raw]), sha256=_sha256(raw))
+            for name, raw in writer.files():
+                files[name] = StoredFile(bytes=write_file(folder / name, [raw]), sha256="")
+            manifest = Manifest(
+                id=document.id,
+                model=model,
+                fingerprint=fingerprint,
+                text_sha256=_sha256(text),
+                n_tokens=document.n_tokens,
+                construct_s=document.construct_s,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                notes=document.notes,
+                files=files,
+                parts=writer.parts,
+                group_blocks=writer.group_blocks,
+                shards=tuple(writer.shards),
+                digests={name: tuple(writer.digests[name]) for name in writer.parts},
+            )
+            write_file(folder / manifests.NAME, [manifest.dump()])
+        return self._entry(target)
+
+    def entries(self, tenant: str = "", *, damaged: Callable[[Path, str], None] | None = None) -> list[Entry]:
+        """A tenant's documents, oldest first.
+
+        Args:
+            tenant: whose.
+            damaged: called with the folder and the reason for every document whose manifest cannot be read; such
+                documents are left out.
+        """
+        found = []
+        for folder in self._document_folders(tenant):
+            try:
+                found.append(self._entry(folder))
+            except CorruptCacheError as error:
+                if damaged:
+                    damaged(folder, str(error))
+            except StoreError:
+                continue  # removed by another process in between
+        return sorted(found, key=lambda entry: (entry.manifest.created, entry.id))
+
+    def find(self, id: str, tenant: str = "") -> list[Entry]:
+        """A tenant's documents of one id: one for each model and set of options it was read with."""
+        return [entry for entry in self.entries(tenant) if entry.id == id]
+
+    def entry_at(self, folder: Path) -> Entry | None:
+        """The document in a folder that `name` gave; `None` when there is none.
+
+        Raises:
+            CorruptCacheError: there is one, and it is damaged.
+        """
+        return self._entry(folder) if os.path.lexists(folder) else None
+
+    def open(self, entry: Entry, tenant: str = "") -> Document:
+        """A document's text and places, without its cache.
+
+        Raises:
+            CorruptCacheError: damaged; names the file.
+        """
+        text = self._verified(entry, _TEXT)
+        tensors = self._tensors(entry, _PLACES, {"offsets", "passages"})
+        if _sha256(text) != entry.manifest.text_sha256 or tensors["offsets"].shape != (entry.manifest.n_tokens, 2):
+            self._damaged(entry, "text and token places do not belong together")
+        return Document(
+            id=entry.id,
+            text=text.decode("utf-8", "surrogatepass"),
+            offsets=tensors["offsets"].numpy(),
+            passages=passages_of(tensors),
+            interval=int(entry.manifest.fingerprint["interval"]),
+            construct_s=entry.manifest.construct_s,
+            tenant=tenant,
+            holder=Holder(),
+            notes=entry.manifest.notes,
+        )
+
+    def cache(self, entry: Entry) -> BiLayerCache:
+        """A document's cache: the compact part in host memory, L2 mapped.
+
+        Raises:
+            CorruptCacheError: damaged; names the file. Blocks of L2 are checked when they are first read.
+        """
+        tensors = self._tensors(entry, _COMPACT, {"head_keys", "l1.keys"})
+        manifest = entry.manifest
+        try:
+            l2 = self._l2(entry)
+            return compact_cache(
+                tensors, interval=int(manifest.fingerprint["interval"]), n_tokens=manifest.n_tokens, l2=l2
+            )
+        except (KeyError, TypeError) as error:
+            self._damaged(entry, f"{_COMPACT} lacks {error}")
+
+    def verify(self, entry: Entry) -> None:
+        """Read and check every byte.
+
+        Raises:
+            CorruptCacheError: names the first damaged file.
+        """
+        self.open(entry)
+        self.cache(entry)
+        self._shards(entry).check_all()
+        strangers = {path.name for path in entry.folder.iterdir()} - entry.manifest.files.keys() - {manifests.NAME}
+        if strangers:
+            self._damaged(entry, f"it holds files of others: {', '.join(sorted(strangers))}")
+
+    def remove(self, folder: Path) -> None:
+        """Delete a document: at once for everyone who opens it later; mappings that are open stay valid."""
+        with self._clear_errors("remove a document of"):
+            self._folders.delete(folder)
+
+    def gc(self, tenant: str | None = None) -> tuple[int, int]:
+        """Remove what dead writers left, and documents whose manifest cannot be read.
+
+        Args:
+            tenant: whose documents; every tenant's by default.
+
+        Returns:
+            Remains and damaged documents removed.
+        """
+        with self._clear_errors("clean"):
+            remains = self._folders.clean()
+            broken: list[Path] = []
+            for folder in self._tenant_folders() if tenant is None else [self._tenant_folder(tenant)]:
+                for path in _subfolders(folder):
+                    try:
+                        self._entry(path)
+                    except CorruptCacheError:
+                        broken.append(path)
+            for path in broken:
+                self._folders.delete(path)
+        return remains, len(broken)
+
+    def _check_root(self) -> None:
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(f"{self.root} is a file, not a folder. Name another place for the store.")
+        if not self.root.is_dir() or (self.root / _MARK).is_file():
+            return
+        strangers = {path.name for path in self.root.iterdir()} - {"tmp", "lock", _DOCUMENTS, f"{_MARK}.new"}
+        if strangers:
+            raise StoreError(
+                f"{self.root} is not a store: it holds {', '.join(sorted(strangers)[:3])}. Name an empty or a new "
+                "folder."
+            )
+
+    def _tenant_folder(self, tenant: str) -> Path:
+        return self.root / _DOCUMENTS / _sha256(b"tenant\0" + tenant.encode("utf-8", "surrogatepass"))[:32]
+
+    def _tenant_folders(self) -> list[Path]:
+        return _subfolders(self.root / _DOCUMENTS)
+
+    def _document_folders(self, tenant: str) -> list[Path]:
+        return _subfolders(self._tenant_folder(tenant))
+
+    def folder(self, tenant: str, id: str, fingerprint: Fingerprint, token_ids: Tensor) -> Path:
+        """The folder of a document, there or not: digests alone, of everything that makes it this document."""
+        total = hashlib.sha256()
+        for part in (tenant, id, fingerprint_digest(fingerprint)):
+            raw = part.encode("utf-8", "surrogatepass")
+            total.update(len(raw).to_bytes(8, "little") + raw)
+        total.update(token_ids.detach().cpu().to(torch.int64).numpy().tobytes())
+        return self._tenant_folder(tenant) / total.hexdigest()
+
+    def _entry(self, folder: Path) -> Entry:
+        path = folder / manifests.NAME
+        if folder.is_symlink() or path.is_symlink():
+            raise CorruptCacheError(f"{folder} is a link, which no store makes. Remove it: acre gc.")
+        try:
+            return Entry(folder, manifests.parse(path.read_bytes()))
+        except FileNotFoundError as error:
+            if not folder.exists():
+                raise StoreError(f"The document in {folder.name[:12]}… was removed by another process.") from error
+            raise CorruptCacheError(_no_manifest(folder, "it is missing")) from error
+        except (OSError, ValueError) as error:
+            raise CorruptCacheError(_no_manifest(folder, str(error))) from error
+
+    def _small_files(self, document: Document, text: bytes) -> Iterator[tuple[str, bytes]]:
+        yield _TEXT, text
+        yield _PLACES, safetensors.save(places(document))
+        yield _COMPACT, safetensors.save(compact(document.cache))
+
+    def _tensors(self, entry: Entry, name: str, needed: set[str]) -> dict[str, Tensor]:
+        try:
+            tensors = safetensors.load(self._verified(entry, name))
+        except (SafetensorError, ValueError) as error:
+            self._damaged(entry, f"{name} cannot be read ({error})")
+        if not needed <= tensors.keys():
+            self._damaged(entry, f"{name} lacks {', '.join(sorted(needed - tensors.keys()))}")
+        return tensors
+
+    def _verified(self, entry: Entry, name: str) -> bytes:
+        """A whole file whose digest is right."""
+        path, expected = entry.folder / name, entry.manifest.files.get(name)
+        try:
+            raw = b"" if path.is_symlink() else path.read_bytes()
+        except OSError as error:
+            if not entry.folder.exists():
+                raise StoreError(f"The stored document {entry.id!r} was removed by another process.") from error
+            self._damaged(entry, f"{name} cannot be read ({error.strerror})")
+        if expected is None or _sha256(raw) != expected.sha256:
+            self._damaged(entry, f"{name} was changed")
+        return raw
+
+    def _l2(self, entry: Entry) -> L2:
+        dtype = getattr(torch, str(entry.manifest.fingerprint["dtype"]))
+        bits = int(entry.manifest.fingerprint["l2_bits"])
+        return L2(self._shards(entry).rows(), codec_of(bits), dtype)
+
+    def _shards(self, entry: Entry) -> MappedShards:
+        return MappedShards(entry.folder, entry.manifest, lambda reason: self._damaged(entry, reason))
+
+    def _damaged(self, entry: Entry, reason: str) -> NoReturn:
+        raise CorruptCacheError(
+            f"The stored cache of {entry.id!r} is damaged: {reason} (in {entry.folder}). Build it again: "
+            "acre build FILE --rebuild, or ACRE.add(text, id, rebuild=True)."
+        )
+
+    @contextmanager
+    def _clear_errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StoreError(
+                    f"Cannot {doing} the store {self.root}: the disk is full. Nothing that was there is lost. Free "
+                    "some space (acre rm, acre gc), or use l2_bits=8 or 4, which need a half or a quarter."
+                ) from error
+            raise StoreError(
+                f"Cannot {doing} the store {self.root}: {error.strerror or error}. Nothing that was there is lost."
+            ) from error
+
+
+def _no_manifest(folder: Path, reason: str) -> str:
+    return (
+        f"The manifest of a stored document cannot be used: {reason} (in {folder}). Build the document again "
+        "(rebuild=True), or remove such remains: acre gc."
+    )
+
+
+def _mark(root: Path) -> None:
+    new = root / f"{_MARK}.new"
+    new.unlink(missing_ok=True)
+    write_file(new, [_MARKED])
+    new.replace(root / _MARK)
+    sync_dir(root)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
