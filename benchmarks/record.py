@@ -14,6 +14,7 @@ import torch
 import transformers
 
 RESULTS = Path(__file__).parent / "results"
+_LOAD_AT_START = round(os.getloadavg()[0], 2)  # read on import, before the run's own load
 
 
 def circumstances() -> dict[str, Any]:
@@ -23,7 +24,7 @@ def circumstances() -> dict[str, Any]:
         "commit": _git("rev-parse", "--short", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
         "command": "python -m " + " ".join([_module(), *map(_without_folder, sys.argv[1:])]),
         "machine": f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "load_at_start": round(os.getloadavg()[0], 2),
+        "load_at_start": _LOAD_AT_START,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -20,7 +20,7 @@ def main() -> None:
 
 def rendered() -> str:
     """All tables as Markdown."""
-    parts = [_finds(), _answers(), _speed(), _beyond()]
+    parts = [_finds(), _answers(), _speed(), _beyond(), _storage(), _quantised(), _many(), _faults()]
     return "\n".join(part for part in parts if part)
 
 
@@ -122,6 +122,89 @@ def _beyond() -> str:
         f"process memory beyond L2 at 20, 60 and 100 %: {s['working_mib_at_20_percent']:,}, "
         f"{s['working_mib_at_60_percent']:,}, {s['working_mib_at_100_percent']:,} MiB. Needles at ten depths: the sources "
         f"hold the needle for {right}; the 135M model then says it right: {answered}.\n"
+    )
+
+
+def _storage() -> str:
+    both = _read("storage")
+    if not both:
+        return ""
+    s, _ = both
+    again = s["reopened"]
+    return (
+        f"**A restart loses nothing.** {s['document_tokens']:,} tokens with SmolLM2: read in {s['construct_s']:,.0f} s and "
+        f"stored in {s['save_s']:.1f} s; a new process opens the store in {again['open_s']:.2f} s (after loading the model "
+        f"in {again['load_model_s']:.1f} s) and answers in {again['answer_s']:.2f} s, the next question in "
+        f"{again['next_answer_s']:.2f} s: **{s['ratio_without_loading_the_model']:,.0f}x** sooner than building again. "
+        f"Bytes per token: L2 {s['l2_bytes_per_token']:,.0f} (the model's KV is {s['exact_kv_bytes_per_token']:,}), on the "
+        f"device {s['device_bytes_per_token']:,.0f} (by shape {s['device_bytes_per_token_by_shape']:,.0f}, prefix and tail "
+        f"apart), on disk {s['disk_bytes_per_token']:,.0f}; after a restart L2 takes {again['host_bytes']:,} bytes of "
+        "memory.\n"
+    )
+
+
+def _quantised() -> str:
+    rows = []
+    for path in sorted(RESULTS.glob("quantised-*.jsonl")):
+        both = _read(path.stem)
+        assert both
+        s = both[0]
+        for bits in ("16", "8", "4"):
+            r = s[bits]
+            rows.append(
+                f"| {s['model']} ({s['questions']}) | {bits} | {r['l2_bytes_per_token']:,} | {r['f1']:.1f} | "
+                f"{100 * r['same_answer']:.0f} % | {r['divergence_nats']:.4f} | {1000 * r['refill_s']:.0f} ms |"
+            )
+    if not rows:
+        return ""
+    return (
+        "**L2 in 8 or 4 bits** (`l2_bits=`; the same caches, SQuAD articles).\n\n"
+        "| model (questions) | bits | L2 bytes per token | F1 | same answer as 16 bits | divergence of the first token | "
+        "refilling |\n| --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
+    )
+
+
+def _many() -> str:
+    both = _read("many_documents")
+    if not both:
+        return ""
+    s, _ = both
+    names = {
+        "bm25": "BM25",
+        "shared": "one softmax",
+        "apart": "a softmax each",
+        "within": "standard scores within each",
+    }
+    names |= {f"hybrid_{name}": f"hybrid, {names[name]}" for name in ("shared", "apart", "within")}
+    rows = [f"| {names[n]} | {s['recall_at_2'][n]:.2f} | {s['recall_at_4'][n]:.2f} |" for n in names]
+    return (
+        f"**Several documents in one question.** Eight SQuAD articles at once, {s['questions']} questions, SmolLM2: recall of "
+        "the right passage among all passages of all articles, by how scores of different documents are made comparable. "
+        f"The first pass (for documents that do not fit together) has the right article first for "
+        f"{s['right_document_at_1']:.2f}, among two for {s['right_document_at_2']:.2f}, among four for "
+        f"{s['right_document_at_4']:.2f}.\n\n| passages compared by | at 2 | at 4 |\n| --- | --- | --- |\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
+def _faults() -> str:
+    both = _read("faults")
+    if not both:
+        return ""
+    s, _ = both
+    k, c, m, f = s["kills"], s["crowd"], s["mutations"], s["failing_calls"]
+    p, h, d = s["processes"], s["hostile"], s["fingerprints"]
+    failed = f["failed_write"] + f["failed_fsync"] + f["failed_rename"]
+    return (
+        f"**It is hard to break** (`benchmarks/faults.py`, tiny model). {k['kills']:,} kills while saving: "
+        f"{k['corrupt_loads']} corrupt loads, {k['leftovers']} leftovers. Each of {failed} writes, flushes and renames failing: "
+        f"{f['lost']} losses, {f['leftovers']} leftovers. {m['mutations']:,} changed caches: {m['refused']:,} refused by name, "
+        f"{m['answered']:,} answered from untouched bytes, {m['wrong_answers']} wrong answers, {m['unnamed_errors']} other "
+        f"errors. {d['refused_by_name']} of {d['fields']} fingerprint fields refused by name. {c['threads']} threads, "
+        f"{c['documents']} documents, {c['asked']:,} questions under {c['evictions']:,} evictions with poisoned buffers: "
+        f"{c['wrong']} wrong. {p['processes']} processes on one store for a minute: {p['answers']:,} answers, {p['wrong']} "
+        f"wrong. {h['names']} hostile names: {h['outside']} files outside.\n"
     )
 
 

@@ -6,7 +6,6 @@ L1 entries. Heads must be calibrated on other data.
 """
 
 import argparse
-import gzip
 import json
 import random
 import statistics
@@ -29,6 +28,7 @@ from acre_rag.refill import refill
 from acre_rag.retrieve import bm25_scores
 from benchmarks.metrics import qa_f1
 from benchmarks.record import write
+from benchmarks.squad import answer_places, gold_passages, load
 
 SETTINGS = GenerationSettings(max_new_tokens=32, stop=("\n",))
 RANKINGS = ("bm25", "paper", "consensus", "hybrid")
@@ -37,7 +37,7 @@ RANKINGS = ("bm25", "paper", "consensus", "hybrid")
 def main() -> None:
     """Run and write benchmarks/results/squad_article-NAME.jsonl."""
     options = _options()
-    items, texts = _load(options.data)
+    items, texts = load(options.data)
     decoder = load_decoder(options.model, dtype=options.dtype)
     heads = load_heads(options.heads) if options.heads else None
     config = ACREConfig(window=options.window, max_passages=2)
@@ -64,10 +64,8 @@ def main() -> None:
 
 def _recall_row(acre: ACRE, document: Document, item: dict[str, Any]) -> dict[str, Any]:
     """Rank of the best right passage for each way of ranking, and whether the sources hold the answer."""
-    low, high = _paragraph(document.text, item["paragraph"])
-    text = document.text.lower()
-    places = [(at, at + len(a)) for a in item["answers"] if (at := text.find(a.lower(), low, high)) >= 0]
-    gold = {i for i, p in enumerate(document.passages) if any(p.start < b and a < p.stop for a, b in places)}
+    places = answer_places(document, item)
+    gold = gold_passages(document, item)
     row: dict[str, Any] = {
         "id": item["id"],
         "doc_id": item["doc_id"],
@@ -162,23 +160,6 @@ def _chance(n_passages: int, n_gold: int, k: int) -> float:
     for i in range(min(k, n_passages)):
         missed *= max(0, n_passages - n_gold - i) / (n_passages - i)
     return 1 - missed
-
-
-def _paragraph(text: str, number: int) -> tuple[int, int]:
-    """Characters of a source paragraph (0 is the first after the title)."""
-    separator = "\n\n" if "\n\n" in text else "\n"
-    paragraphs = text.split(separator)
-    start = sum(len(p) + len(separator) for p in paragraphs[: number + 1])
-    return start, start + len(paragraphs[number + 1])
-
-
-def _load(folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    def read(name: str) -> list[dict[str, Any]]:
-        with gzip.open(folder / name, "rt", encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
-
-    texts = {document["doc_id"]: document["context"] for document in read("squad_article.docs.jsonl.gz")}
-    return read("squad_article.jsonl.gz"), texts
 
 
 def _options() -> argparse.Namespace:
