@@ -70,6 +70,7 @@ class Answer:
         timings: seconds.
         scope: "passages" when the question pointed somewhere, "document" when it asked about the whole and the
             refilled passages are a sample spread over it; "none" when no document was asked.
+        finished: whether the model ended it (or a stop string did), not the limit of tokens.
         notes: what the user should know: documents left out, memory that was short.
     """
 
@@ -78,6 +79,7 @@ class Answer:
     usage: Usage
     timings: Timings
     scope: str = "passages"
+    finished: bool = True
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

@@ -65,6 +65,7 @@ class Prepared:
                 decode_s=generated.total_s - generated.first_token_s,
             ),
             scope=self.selection.scope,
+            finished=generated.finished,
             notes=self.notes,
         )
 

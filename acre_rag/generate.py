@@ -59,12 +59,14 @@ class Generated:
     Attributes:
         text: the answer, without special tokens and stop strings.
         n_tokens: tokens generated.
+        finished: whether it ended by itself or at a stop string, not at the limit of tokens.
         first_token_s: seconds from the call to the first token.
         total_s: seconds of the whole call.
     """
 
     text: str
     n_tokens: int
+    finished: bool
     first_token_s: float
     total_s: float
 
@@ -115,6 +117,15 @@ class _PieceStreamer(TextStreamer):
         self._on_text, self._stops = on_text, stops
         self._longest = max((len(stop) for stop in stops), default=1)
         self._held, self._stopped = "", False
+        self._special = set(decoder.tokenizer.all_special_ids)
+
+    def put(self, value: Tensor) -> None:
+        """Called by transformers with each token; the answer ends at a special one, also when the model goes on."""
+        if not self.next_tokens_are_prompt and value.flatten().tolist()[0] in self._special:
+            self.end()
+            self._stopped = True
+        else:
+            super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Called by transformers with each piece."""
@@ -149,9 +160,9 @@ class _Clock(StoppingCriteria):
         stopped = [ask() for ask in self._stopped] or [False] * len(input_ids)
         return torch.tensor(stopped, device=input_ids.device)
 
-    def result(self, text: str, n_tokens: int) -> Generated:
+    def result(self, text: str, n_tokens: int, finished: bool) -> Generated:
         total = perf_counter() - self._start
-        return Generated(text, n_tokens, self._first if self._first is not None else total, total)
+        return Generated(text, n_tokens, finished, self._first if self._first is not None else total, total)
 
 
 def _options(decoder: Decoder, settings: GenerationSettings) -> dict[str, Any]:
@@ -206,10 +217,12 @@ def _pad_left(x: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, 0, length - x.shape[-2], 0))
 
 
-def _answer_text(decoder: Decoder, row: Tensor, stops: tuple[str, ...]) -> tuple[str, int]:
+def _answer_text(decoder: Decoder, row: Tensor, stops: tuple[str, ...]) -> tuple[str, int, bool]:
+    """Text, tokens, and whether it ended by itself."""
     ids = row.tolist()
     special = set(decoder.tokenizer.all_special_ids)
     ended = next((i for i, token in enumerate(ids) if token in special), len(ids))
     text = str(decoder.tokenizer.decode(ids[:ended], skip_special_tokens=True))
     cut = _find_stop(text, stops)
-    return (text if cut is None else text[:cut]).strip(), min(len(ids), ended + 1)
+    finished = cut is not None or ended < len(ids)
+    return (text if cut is None else text[:cut]).strip(), min(len(ids), ended + 1), finished

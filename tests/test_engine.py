@@ -235,3 +235,16 @@ def test_per_layer_blocks_are_chosen_by_each_layer(tiny: Decoder) -> None:
     assert blocks.shape == (3, 5)
     assert all(np.array_equal(row, np.unique(row)) for row in blocks)
     assert len({tuple(row) for row in blocks}) > 1
+
+
+def test_an_answer_says_whether_it_was_cut_and_a_stream_ends_where_the_answer_does(acre: ACRE) -> None:
+    cut = acre.ask("Where is the drum?", settings=SHORT)
+    assert not cut.finished and cut.usage.generated_tokens == 12
+    stopped = acre.ask("Where is the drum?", settings=GenerationSettings(max_new_tokens=12, stop=(cut.text[3:5],)))
+    assert stopped.finished
+    wild = [GenerationSettings(max_new_tokens=60, temperature=9.0, seed=seed) for seed in range(12)]
+    whole = [acre.ask("Where is the drum?", settings=settings) for settings in wild]
+    assert any(answer.finished for answer in whole), "no special token was sampled: the test shows nothing"
+    for settings, answer in zip(wild, whole, strict=True):
+        *pieces, last = acre.stream("Where is the drum?", settings=settings)
+        assert last.text == answer.text == "".join(pieces).strip()

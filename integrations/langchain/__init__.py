@@ -1,0 +1,19 @@
+"""ACRE for LangChain: a chat model, a retriever and a question-answering Runnable. Knows no other framework.
+
+from acre_rag.integrations.langchain import ACREDocumentQA, ACRERetriever, ChatACRE
+"""
+
+from acre_rag.errors import MissingExtraError
+
+try:
+    import langchain_core  # noqa: F401
+except ImportError as error:
+    raise MissingExtraError("langchain-core", "langchain", "acre_rag.integrations.langchain") from error
+
+from acre_rag.integrations.langchain.chat import ChatACRE
+from acre_rag.integrations.langchain.guide import RetrieverGuide
+from acre_rag.integrations.langchain.history import condenser
+from acre_rag.integrations.langchain.qa import ACREDocumentQA
+from acre_rag.integrations.langchain.retriever import ACRERetriever
+
+__all__ = ["ACREDocumentQA", "ACRERetriever", "ChatACRE", "RetrieverGuide", "condenser"]

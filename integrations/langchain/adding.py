@@ -1,0 +1,71 @@
+"""LangChain documents into the engine: their ids, their metadata, read once each. Asks nothing."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.documents import Document as LangChainDocument
+
+from acre_rag import ACRE
+
+
+@dataclass(frozen=True)
+class Added:
+    """What was read.
+
+    Attributes:
+        ids: the engine's ids, in order.
+        metadata: id to the metadata of the document.
+    """
+
+    ids: list[str] = field(default_factory=list)
+    metadata: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def note(self, id: str, document: LangChainDocument) -> None:
+        """One more; the same text again is the same document."""
+        if id not in self.metadata:
+            self.ids.append(id)
+        self.metadata[id] = dict(document.metadata)
+
+
+def add_documents(acre: ACRE, documents: Iterable[LangChainDocument], tenant: str) -> Added:
+    """Read documents; those that the engine has already are there at once.
+
+    A document is named by its `id`, else by its `source` if no other has it, else by a digest of its text.
+
+    Raises:
+        DocumentError: one is empty, or its id names another text.
+    """
+    added, several = Added(), list(documents)
+    for document, id in zip(several, _ids(several), strict=True):
+        added.note(acre.add(document.page_content, id, tenant=tenant).id, document)
+    return added
+
+
+async def aadd_documents(acre: ACRE, documents: Iterable[LangChainDocument], tenant: str) -> Added:
+    """`add_documents` on an event loop."""
+    added, several = Added(), list(documents)
+    for document, id in zip(several, _ids(several), strict=True):
+        added.note((await acre.aadd(document.page_content, id, tenant=tenant)).id, document)
+    return added
+
+
+def as_documents(
+    texts: Iterable[str], metadatas: Sequence[dict[str, Any]] | None, ids: Sequence[str] | None
+) -> list[LangChainDocument]:
+    """Texts as LangChain documents."""
+    several = list(texts)
+    names: Sequence[str | None] = ids if ids is not None else [None] * len(several)
+    return [
+        LangChainDocument(page_content=text, metadata=metadata, id=id)
+        for text, metadata, id in zip(several, metadatas or [{}] * len(several), names, strict=True)
+    ]
+
+
+def _ids(documents: Sequence[LangChainDocument]) -> list[str | None]:
+    sources = Counter(document.metadata.get("source") for document in documents)
+    return [
+        document.id or (str(source) if (source := document.metadata.get("source")) and sources[source] == 1 else None)
+        for document in documents
+    ]

@@ -1,0 +1,36 @@
+"""One engine with other question-time options, the same object for the same options. Asks nothing itself.
+
+Questions are batched by engine: components that were configured alike have to share one.
+"""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from langchain_core.retrievers import BaseRetriever
+
+from acre_rag import ACRE
+from acre_rag.integrations.langchain.guide import RetrieverGuide
+
+_MADE: WeakKeyDictionary[ACRE, dict[Any, ACRE]] = WeakKeyDictionary()
+
+
+def engine_with(acre: ACRE, *, retriever: BaseRetriever | None = None, **options: Any) -> ACRE:
+    """The engine that asks with these options.
+
+    Args:
+        acre: the engine with the documents.
+        retriever: guides refilling under `select="retriever"` or `"hybrid"`.
+        options: question-time fields of `ACREConfig`; `None` leaves the engine's own.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given and retriever is None:
+        return acre
+    # The engine made keeps the retriever alive, so its identity is not given to another one.
+    key = (*sorted(given.items()), id(retriever))
+    made = _MADE.setdefault(acre, {})
+    if key not in made:
+        made[key] = acre.using(retriever=RetrieverGuide(retriever) if retriever else None, **given)
+    return made[key]

@@ -1,0 +1,68 @@
+"""What every component over documents has: the engine, which documents, whose, their metadata. Asks nothing."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+from langchain_core.documents import Document as LangChainDocument
+from pydantic import BaseModel, ConfigDict, Field
+
+from acre_rag import ACRE
+from acre_rag.integrations.langchain.adding import aadd_documents, add_documents, as_documents
+from acre_rag.integrations.langchain.calls import ALL
+
+
+class OverDocuments(BaseModel):
+    """Fields and constructors of a component over documents.
+
+    Attributes:
+        acre: the engine.
+        documents: ids of the documents; "*" for all of the tenant's.
+        tenant: whose documents.
+        document_metadata: id to the metadata of the original document.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    acre: ACRE = Field(exclude=True, repr=False)
+    documents: Sequence[str] | str = ALL
+    tenant: str = ""
+    document_metadata: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_documents(
+        cls, documents: Iterable[LangChainDocument], *, acre: ACRE, tenant: str = "", **fields: Any
+    ) -> Self:
+        """Read documents; those that the engine already has are there at once.
+
+        Args:
+            documents: named by their `id`, else by their `source`, else by a digest of the text.
+            acre: the engine.
+            tenant: whose documents.
+            fields: other fields.
+
+        Raises:
+            DocumentError: one is empty, or its id names another text.
+        """
+        added = add_documents(acre, documents, tenant)
+        return cls(acre=acre, tenant=tenant, documents=added.ids, document_metadata=added.metadata, **fields)
+
+    @classmethod
+    async def afrom_documents(
+        cls, documents: Iterable[LangChainDocument], *, acre: ACRE, tenant: str = "", **fields: Any
+    ) -> Self:
+        """`from_documents` on an event loop."""
+        added = await aadd_documents(acre, documents, tenant)
+        return cls(acre=acre, tenant=tenant, documents=added.ids, document_metadata=added.metadata, **fields)
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Iterable[str],
+        *,
+        acre: ACRE,
+        metadatas: Sequence[dict[str, Any]] | None = None,
+        ids: Sequence[str] | None = None,
+        **fields: Any,
+    ) -> Self:
+        """`from_documents` for plain texts."""
+        return cls.from_documents(as_documents(texts, metadatas, ids), acre=acre, **fields)

@@ -1,0 +1,118 @@
+"""The engine's answers in LangChain's forms: messages with usage, chunks, documents with metadata. Asks nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from langchain_core.documents import Document as LangChainDocument
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.outputs import ChatGenerationChunk
+
+from acre_rag import Answer, Document, Source, Usage
+from acre_rag.integrations.langchain.calls import Call
+
+Metadata = Mapping[str, Mapping[str, Any]]
+"""Document id to the metadata of the LangChain document that it was read from."""
+
+
+def answer_message(answer: Answer, call: Call, model_name: str) -> AIMessage:
+    """An answer as a message, with usage, finish reason and sources."""
+    return AIMessage(
+        content=answer.text,
+        usage_metadata=usage_of(answer.usage),
+        response_metadata=_facts(answer, call, model_name),
+    )
+
+
+def text_chunk(text: str) -> ChatGenerationChunk:
+    """A piece of an answer."""
+    return ChatGenerationChunk(message=AIMessageChunk(content=text))
+
+
+def last_chunk(answer: Answer, call: Call, model_name: str) -> ChatGenerationChunk:
+    """What closes a stream: no text, but usage, finish reason and sources."""
+    message = AIMessageChunk(
+        content="",
+        usage_metadata=usage_of(answer.usage),
+        response_metadata=_facts(answer, call, model_name),
+        chunk_position="last",
+    )
+    return ChatGenerationChunk(message=message)
+
+
+def usage_of(usage: Usage) -> UsageMetadata:
+    """Tokens as LangChain counts them: what was read for this call, and what came from a document's cache."""
+    read = usage.prompt_tokens + usage.cached_tokens
+    counted = UsageMetadata(
+        input_tokens=read, output_tokens=usage.generated_tokens, total_tokens=read + usage.generated_tokens
+    )
+    if usage.cached_tokens:
+        counted["input_token_details"] = InputTokenDetails(cache_read=usage.cached_tokens)
+    return counted
+
+
+def source_documents(
+    places: Sequence[Mapping[str, Any]], documents: Mapping[str, Document], metadata: Metadata
+) -> list[LangChainDocument]:
+    """Places in documents as LangChain documents with their text.
+
+    Args:
+        places: document, start, end and score of each, best first.
+        documents: the documents that were asked, by id.
+        metadata: of the LangChain documents that they were read from.
+    """
+    return [
+        passage(documents[place["document"]], place["start"], place["end"], place["score"], metadata)
+        for place in places
+    ]
+
+
+def passage(document: Document, start: int, end: int, score: float, metadata: Metadata) -> LangChainDocument:
+    """Characters `start <= c < end` of a document, with the original's metadata and its place."""
+    return LangChainDocument(
+        id=f"{document.id}:{start}-{end}",
+        page_content=document.text[start:end],
+        metadata={
+            **metadata.get(document.id, {}),
+            "document_id": document.id,
+            "start": start,
+            "end": end,
+            "score": score,
+        },
+    )
+
+
+def places_of(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """Sources without their text: messages that hold them stay small in histories and checkpoints."""
+    return [
+        {"document": source.document, "start": source.start, "end": source.end, "score": source.score}
+        for source in sources
+    ]
+
+
+class Trimmer:
+    """Takes the white space off both ends of a text that comes in pieces, as whole answers have it."""
+
+    def __init__(self) -> None:
+        self._begun, self._held = False, ""
+
+    def __call__(self, piece: str) -> str:
+        """What of the text may be handed on now; white space waits until something follows it."""
+        text = self._held + (piece if self._begun else piece.lstrip())
+        ready = text.rstrip()
+        self._held = text[len(ready) :] if ready or self._begun else ""
+        self._begun = self._begun or bool(ready)
+        return ready
+
+
+def _facts(answer: Answer, call: Call, model_name: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {"model_name": model_name, "finish_reason": "stop" if answer.finished else "length"}
+    if not call.plain:
+        facts |= {
+            "sources": places_of(answer.sources),
+            "scope": answer.scope,
+            "notes": list(answer.notes),
+            "timings": asdict(answer.timings),
+        }
+    return facts

@@ -1,0 +1,67 @@
+"""ACRERetriever: the passages that a question would refill, as LangChain documents. Decodes nothing."""
+
+from collections.abc import Sequence
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document as LangChainDocument
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables.config import run_in_executor
+from pydantic import Field
+
+from acre_rag import Document, Source
+from acre_rag.integrations.langchain.calls import Asked, find_documents
+from acre_rag.integrations.langchain.over_documents import OverDocuments
+from acre_rag.integrations.langchain.results import passage, places_of, source_documents
+
+
+class ACRERetriever(OverDocuments, BaseRetriever):
+    """Retrieves with the model's own attention: no index, no embedding model, any wording.
+
+    Each document's metadata is the original's with `document_id`, `start`, `end` (characters) and `score`.
+
+    Attributes:
+        k: passages to return, best first; `None` returns exactly what a question would refill.
+    """
+
+    k: int | None = Field(default=None, ge=1)
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        k: int | None = None,
+        documents: Asked = None,
+    ) -> list[LangChainDocument]:
+        asked = find_documents(self.acre, self.documents if documents is None else documents, self.tenant)
+        if (most := k or self.k) is None:
+            return self._refilled(self.acre.retrieve(query, asked, tenant=self.tenant), asked)
+        return self._best(query, asked, most)
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        k: int | None = None,
+        documents: Asked = None,
+    ) -> list[LangChainDocument]:
+        asked = find_documents(self.acre, self.documents if documents is None else documents, self.tenant)
+        if (most := k or self.k) is None:
+            return self._refilled(await self.acre.aretrieve(query, asked, tenant=self.tenant), asked)
+        return await run_in_executor(None, self._best, query, asked, most)
+
+    def _refilled(self, sources: Sequence[Source], asked: Sequence[Document]) -> list[LangChainDocument]:
+        by_id = {document.id: document for document in asked}
+        return source_documents(places_of(sources), by_id, self.document_metadata)
+
+    def _best(self, query: str, asked: Sequence[Document], k: int) -> list[LangChainDocument]:
+        """The `k` best passages, also beyond what the window could refill."""
+        prepared = self.acre.using(max_passages=k).prepare(query, asked, tenant=self.tenant)
+        selection = prepared.selection
+        complete = selection.scope == "document" or self.acre.config.select == "retriever"
+        ranked = selection.units if complete else sorted(selection.unit_scores, key=lambda scored: -scored[1])
+        return [
+            passage(prepared.documents[unit.document], unit.start, unit.stop, score, self.document_metadata)
+            for unit, score in ranked[:k]
+        ]
