@@ -1,0 +1,95 @@
+"""One way of asking an index's documents: which of them, with which options. Shared by query engine and retriever."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.vector_stores.types import MetadataFilters
+
+from acre_rag import ACRE, Answer, GenerationSettings, Source
+from acre_rag.errors import ConfigError
+from acre_rag.integrations.llama_index.guide import guided_by
+from acre_rag.integrations.llama_index.shelf import Held, Shelf
+from acre_rag.streams import TextStream
+
+ENGINE_OPTIONS = ("select", "granularity", "budget", "max_passages", "l1_context")
+"""Question-time options of the engine that an index's query engines and retrievers take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How an index is asked.
+
+    Attributes:
+        acre: the engine, with its question-time options.
+        shelf: the documents.
+        settings: how answers are decoded.
+        filters: on the documents' metadata.
+        doc_ids: the documents asked; all by default.
+        timeout_s: most seconds of waiting and work.
+    """
+
+    acre: ACRE
+    shelf: Shelf
+    settings: GenerationSettings | None = None
+    filters: MetadataFilters | None = None
+    doc_ids: Sequence[str] | None = None
+    timeout_s: float | None = None
+
+    def chosen(self) -> list[Held]:
+        """The documents asked."""
+        return self.shelf.choose(self.filters, self.doc_ids)
+
+    def ask(self, question: str, held: Sequence[Held]) -> Answer:
+        """The engine's answer."""
+        return self.acre.ask(question, _names(held), **self._call())
+
+    async def aask(self, question: str, held: Sequence[Held]) -> Answer:
+        """`ask` on an event loop."""
+        return await self.acre.aask(question, _names(held), **self._call())
+
+    def stream(self, question: str, held: Sequence[Held]) -> TextStream[Answer]:
+        """The engine's answer, piece by piece."""
+        return self.acre.stream(question, _names(held), **self._call())
+
+    def retrieve(self, question: str, held: Sequence[Held]) -> tuple[Source, ...]:
+        """The selection alone."""
+        return self.acre.retrieve(question, _names(held), tenant=self.shelf.tenant)
+
+    async def aretrieve(self, question: str, held: Sequence[Held]) -> tuple[Source, ...]:
+        """`retrieve` on an event loop."""
+        return await self.acre.aretrieve(question, _names(held), tenant=self.shelf.tenant)
+
+    def _call(self) -> dict[str, Any]:
+        return {"tenant": self.shelf.tenant, "settings": self.settings, "timeout_s": self.timeout_s}
+
+
+def engine_with(
+    shelf: Shelf, *, retriever: BaseRetriever | None = None, similarity_top_k: int | None = None, **options: Any
+) -> ACRE:
+    """The shelf's engine with other question-time options.
+
+    Args:
+        shelf: the documents.
+        retriever: a LlamaIndex retriever that guides refilling; with it, `select` is "hybrid" by default.
+        similarity_top_k: LlamaIndex's name for `max_passages`.
+        options: see `ENGINE_OPTIONS`; `None` leaves the engine's own.
+
+    Raises:
+        ConfigError: an unknown option, or a retriever that the strategy would not ask.
+    """
+    if unknown := options.keys() - set(ENGINE_OPTIONS):
+        raise ConfigError(f"Unknown option {sorted(unknown)[0]!r}; there are: {', '.join(ENGINE_OPTIONS)}.")
+    given = {name: value for name, value in options.items() if value is not None}
+    if similarity_top_k is not None:
+        given.setdefault("max_passages", similarity_top_k)
+    if retriever is None:
+        return shelf.acre.using(**given) if given else shelf.acre
+    if given.setdefault("select", "hybrid") not in ("retriever", "hybrid"):
+        raise ConfigError(f"select={given['select']!r} asks no retriever: use 'hybrid' or 'retriever', or pass none.")
+    return shelf.acre.using(retriever=guided_by(retriever, shelf), **given)
+
+
+def _names(held: Sequence[Held]) -> list[str]:
+    return [each.name for each in held]

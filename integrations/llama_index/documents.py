@@ -1,0 +1,156 @@
+"""LlamaIndex Documents to nodes that are read whole, one cache each, and the names of those caches; asks no model."""
+
+import hashlib
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    MetadataMode,
+    NodeRelationship,
+    TextNode,
+    TransformComponent,
+)
+
+from acre_rag.errors import DocumentError
+
+PAGE_STARTS = "page_starts"
+"""Metadata of a joined document: where each page begins, in characters."""
+PAGE_LABELS = "page_labels"
+"""Metadata of a joined document: the label of each page."""
+
+_BETWEEN_PAGES = "\n\n"
+_WHOLE = "#whole"
+
+
+def text_of(node: BaseNode) -> str:
+    """The text alone, without metadata."""
+    return node.get_content(metadata_mode=MetadataMode.NONE)
+
+
+def is_blank(node: BaseNode) -> bool:
+    """Whether there is nothing to read."""
+    return not text_of(node).strip()
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def cache_name(ref_doc_id: str, text: str) -> str:
+    """What the engine calls one version of one document.
+
+    The text is part of the name: two versions never share a cache or an entry of any response cache, and questions are
+    answered from the old version until the new one has been read. Metadata is not: it changes no cache.
+    """
+    return f"{ref_doc_id}@{text_digest(text)[:12]}"
+
+
+def ref_doc_id_of(node: BaseNode) -> str:
+    """The document that a node stands for; the node itself where it names none."""
+    return node.ref_doc_id or node.node_id
+
+
+class WholeDocument(TransformComponent):
+    """The transformation that does not split: one node for each Document. Blank ones are left out."""
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name in serialised pipelines."""
+        return "ACREWholeDocument"
+
+    def __call__(self, nodes: Sequence[BaseNode], **_: Any) -> list[BaseNode]:
+        """Documents, or what earlier transformations made of them, to whole nodes.
+
+        Raises:
+            DocumentError: earlier transformations split a document.
+        """
+        whole = [_whole(node) for node in nodes if not is_blank(node)]
+        refuse_parts(whole)
+        return list(whole)
+
+
+def refuse_parts(nodes: Sequence[BaseNode]) -> None:
+    """A document is read whole; parts of it would each need their own cache and know nothing of one another.
+
+    Raises:
+        DocumentError: two nodes stand for the same document.
+    """
+    seen: set[str] = set()
+    for node in nodes:
+        ref_doc_id = ref_doc_id_of(node)
+        if ref_doc_id in seen:
+            raise DocumentError(
+                f"Document {ref_doc_id!r} came in several nodes. ACRE reads a document whole: leave node parsers out "
+                "of the transformations (ACREIndex.from_documents needs none), or give every part its own id."
+            )
+        seen.add(ref_doc_id)
+
+
+def _whole(node: BaseNode) -> TextNode:
+    text = text_of(node)
+    source = node.as_related_node_info() if isinstance(node, Document) else node.source_node
+    ref_doc_id = source.node_id if source else node.node_id
+    return TextNode(
+        id_=f"{ref_doc_id}{_WHOLE}",
+        text=text,
+        start_char_idx=0,
+        end_char_idx=len(text),
+        metadata=dict(node.metadata),
+        excluded_embed_metadata_keys=list(node.excluded_embed_metadata_keys),
+        excluded_llm_metadata_keys=list(node.excluded_llm_metadata_keys),
+        relationships={NodeRelationship.SOURCE: source} if source else {},
+    )
+
+
+def join_pages(documents: Sequence[Document]) -> list[Document]:
+    """Join the Documents that a reader made of the pages of one file, in the order given.
+
+    Documents belong together when their metadata names the same `file_path` (else `file_name`). The joined Document is
+    named by that path, keeps the metadata that all pages share, and remembers where each page begins: its sources say
+    on which page they stand (`page_label`). Documents of a single page, and those that name no file, stay as they are.
+
+    Args:
+        documents: as a reader returned them.
+    """
+    groups: dict[str, list[Document]] = {}
+    for document in documents:
+        groups.setdefault(_file_of(document) or f"\0{document.id_}", []).append(document)
+    return [pages[0] if len(pages) == 1 else _joined(file, pages) for file, pages in groups.items()]
+
+
+def page_label(metadata: dict[str, Any], start: int, end: int) -> str | None:
+    """Page, or pages "3-4", of characters `start <= c < end` of a joined document; `None` for any other."""
+    starts, labels = metadata.get(PAGE_STARTS), metadata.get(PAGE_LABELS)
+    if not starts or not labels:
+        return None
+    first, last = (max(0, sum(begin <= place for begin in starts) - 1) for place in (start, max(start, end - 1)))
+    return str(labels[first]) if first == last else f"{labels[first]}-{labels[last]}"
+
+
+def _file_of(document: Document) -> str | None:
+    file = document.metadata.get("file_path") or document.metadata.get("file_name")
+    return None if file is None else str(file)
+
+
+def _joined(file: str, pages: Sequence[Document]) -> Document:
+    texts = [text_of(page) for page in pages]
+    first = pages[0]
+    shared = {
+        key: value
+        for key, value in first.metadata.items()
+        if all(key in page.metadata and page.metadata[key] == value for page in pages)
+    }
+    lengths = [len(text) + len(_BETWEEN_PAGES) for text in texts]
+    starts = [0, *accumulate(lengths)][:-1]
+    labels = [str(page.metadata.get("page_label", number)) for number, page in enumerate(pages, 1)]
+    return Document(
+        id_=file,
+        text=_BETWEEN_PAGES.join(texts),
+        metadata=shared | {PAGE_STARTS: starts, PAGE_LABELS: labels},
+        excluded_embed_metadata_keys=[*first.excluded_embed_metadata_keys, PAGE_STARTS, PAGE_LABELS],
+        excluded_llm_metadata_keys=[*first.excluded_llm_metadata_keys, PAGE_STARTS, PAGE_LABELS],
+    )

@@ -1,0 +1,232 @@
+"""ACRE as a LlamaIndex query engine: a question to a Response with its sources; finds and decodes nothing itself."""
+
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.llms.types import CompletionResponse
+from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
+from llama_index.core.callbacks.base import EventContext
+from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
+from llama_index.core.schema import Document, NodeWithScore, QueryBundle, TransformComponent
+from llama_index.core.storage.storage_context import StorageContext
+
+from acre_rag import ACRE, Answer
+from acre_rag.errors import ConfigError
+from acre_rag.integrations.llama_index.asking import Asking
+from acre_rag.integrations.llama_index.nodes import source_nodes
+from acre_rag.integrations.llama_index.prompts import QUESTION_TEMPLATE, as_llama_index, from_llama_index
+from acre_rag.integrations.llama_index.shelf import Held
+from acre_rag.integrations.llama_index.streams import ClosingResponse
+from acre_rag.integrations.llama_index.usage import raw_response, response_metadata
+from acre_rag.streams import TextStream
+
+NOTHING = "Empty Response"
+"""What LlamaIndex's own query engines answer when no document is left to ask."""
+
+
+class ACREQueryEngine(BaseQueryEngine):
+    """Answers from documents that were read once.
+
+    A response's `source_nodes` are the refilled passages; its `metadata` holds tokens, seconds, scope and notes, and
+    the digest of every text that was asked. While streaming, the sources are those of the selection; once the stream
+    has ended they, and the metadata, are the answer's own.
+
+    Use `ACREQueryEngine.from_documents` or `ACREIndex.as_query_engine`.
+
+    Args:
+        asking: the documents and the options.
+        streaming: answer with a `StreamingResponse`, from `aquery` with an `AsyncStreamingResponse`.
+        callback_manager: LlamaIndex's.
+    """
+
+    def __init__(
+        self, asking: Asking, *, streaming: bool = False, callback_manager: CallbackManager | None = None
+    ) -> None:
+        self.asking, self.streaming = asking, streaming
+        super().__init__(callback_manager=callback_manager)
+
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Sequence[Document],
+        *,
+        acre: ACRE | str | None = None,
+        tenant: str = "",
+        join_pages: bool = False,
+        transformations: list[TransformComponent] | None = None,
+        storage_context: StorageContext | None = None,
+        show_progress: bool = False,
+        callback_manager: CallbackManager | None = None,
+        **options: Any,
+    ) -> "ACREQueryEngine":
+        """Read documents and ask them.
+
+        Args:
+            documents: each is read into a cache of its own, so a reader that makes one Document a page makes one cache
+                a page; see `join_pages`.
+            acre: an engine, or the name of a model; the built-in one by default.
+            tenant: whose the documents are, in the engine.
+            join_pages: join Documents that name the same file.
+            transformations: applied to the Documents first; they must not split them.
+            storage_context: where texts and metadata are kept.
+            show_progress: whether to show progress bars.
+            callback_manager: LlamaIndex's.
+            options: those of `ACREIndex.as_query_engine`.
+        """
+        from acre_rag.integrations.llama_index.index import ACREIndex
+
+        index = ACREIndex.from_documents(
+            documents,
+            storage_context=storage_context,
+            show_progress=show_progress,
+            callback_manager=callback_manager,
+            transformations=transformations,
+            acre=acre,
+            tenant=tenant,
+            join_pages=join_pages,
+        )
+        engine = index.as_query_engine(**options)
+        assert isinstance(engine, cls)
+        return engine
+
+    def with_streaming(self, streaming: bool) -> "ACREQueryEngine":
+        """The same engine that answers as a whole, or piece by piece."""
+        return ACREQueryEngine(self.asking, streaming=streaming, callback_manager=self.callback_manager)
+
+    def after_words(self, words: str) -> "ACREQueryEngine":
+        """The same engine that tells the model something before it puts the question.
+
+        The words are read with the question, but are not part of it: the question alone chooses the passages.
+        """
+        template = self.asking.acre.template
+        told = words.replace("{question}", "{ question }")  # or the template would have two places for the question
+        acre = self.asking.acre.using(template=replace(template, after=told + template.after))
+        return ACREQueryEngine(
+            replace(self.asking, acre=acre), streaming=self.streaming, callback_manager=self.callback_manager
+        )
+
+    def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        """The passages that a question would refill, without an answer."""
+        held = self.asking.chosen()
+        return source_nodes(self.asking.retrieve(query_bundle.query_str, held), held) if held else []
+
+    async def aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        """`retrieve` on an event loop."""
+        held = self.asking.chosen()
+        return source_nodes(await self.asking.aretrieve(query_bundle.query_str, held), held) if held else []
+
+    def _get_prompt_modules(self) -> PromptMixinType:
+        return {}
+
+    def _get_prompts(self) -> PromptDictType:
+        return {QUESTION_TEMPLATE: as_llama_index(self.asking.acre.template.after)}
+
+    def _update_prompts(self, prompts: PromptDictType) -> None:
+        if unknown := [key for key in prompts if key != QUESTION_TEMPLATE]:
+            raise ConfigError(f"No prompt {unknown[0]!r} here; there is: {QUESTION_TEMPLATE!r}.")
+        if QUESTION_TEMPLATE in prompts:
+            after = from_llama_index(prompts[QUESTION_TEMPLATE])
+            template = replace(self.asking.acre.template, after=after)
+            self.asking = replace(self.asking, acre=self.asking.acre.using(template=template))
+
+    def _query(self, query_bundle: QueryBundle) -> Response | StreamingResponse:
+        question, held = query_bundle.query_str, self.asking.chosen()
+        with self.callback_manager.event(CBEventType.QUERY, {EventPayload.QUERY_STR: question}) as event:
+            response = self._streamed(question, held) if self.streaming else self._answered(question, held)
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        return response
+
+    async def _aquery(self, query_bundle: QueryBundle) -> Response | AsyncStreamingResponse:
+        question, held = query_bundle.query_str, self.asking.chosen()
+        with self.callback_manager.event(CBEventType.QUERY, {EventPayload.QUERY_STR: question}) as event:
+            response: Response | AsyncStreamingResponse
+            if self.streaming:
+                response = await self._astreamed(question, held)
+            else:
+                response = await self._aanswered(question, held)
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        return response
+
+    def _answered(self, question: str, held: Sequence[Held]) -> Response:
+        if not held:
+            return Response(NOTHING)
+        with self._model_event(question) as event:
+            answer = self.asking.ask(question, held)
+            self._end(event, question, answer)
+        return self._response(answer, held)
+
+    async def _aanswered(self, question: str, held: Sequence[Held]) -> Response:
+        if not held:
+            return Response(NOTHING)
+        with self._model_event(question) as event:
+            answer = await self.asking.aask(question, held)
+            self._end(event, question, answer)
+        return self._response(answer, held)
+
+    def _streamed(self, question: str, held: Sequence[Held]) -> StreamingResponse:
+        """Selected twice: a response must name its sources before the first piece of text."""
+        nodes = source_nodes(self.asking.retrieve(question, held), held) if held else []
+        metadata: dict[str, Any] = {}
+        return StreamingResponse(self._pieces(question, held, nodes, metadata), nodes, metadata)
+
+    async def _astreamed(self, question: str, held: Sequence[Held]) -> AsyncStreamingResponse:
+        nodes = source_nodes(await self.asking.aretrieve(question, held), held) if held else []
+        metadata: dict[str, Any] = {}
+        return ClosingResponse(self._apieces(question, held, nodes, metadata), nodes, metadata)
+
+    def _response(self, answer: Answer, held: Sequence[Held]) -> Response:
+        return Response(answer.text, source_nodes(answer.sources, held), self._metadata(answer, held))
+
+    def _metadata(self, answer: Answer, held: Sequence[Held]) -> dict[str, Any]:
+        return response_metadata(answer, held, self.asking.acre.decoder.name)
+
+    def _pieces(
+        self, question: str, held: Sequence[Held], nodes: list[NodeWithScore], metadata: dict[str, Any]
+    ) -> Generator[str, None, None]:
+        """The answer's text as it comes; then nodes and metadata are brought up to the answer's own, in place."""
+        if not held:
+            yield NOTHING
+            return
+        with self._model_event(question) as event, self.asking.stream(question, held) as stream:
+            for piece in stream:
+                if isinstance(piece, str):
+                    yield piece
+                else:
+                    self._finish(piece, held, nodes, metadata)
+                    self._end(event, question, piece)
+
+    async def _apieces(
+        self, question: str, held: Sequence[Held], nodes: list[NodeWithScore], metadata: dict[str, Any]
+    ) -> AsyncGenerator[str, None]:
+        if not held:
+            yield NOTHING
+            return
+        stream: TextStream[Answer] = self.asking.stream(question, held)
+        try:
+            with self._model_event(question) as event:
+                async for piece in stream:
+                    if isinstance(piece, str):
+                        yield piece
+                    else:
+                        self._finish(piece, held, nodes, metadata)
+                        self._end(event, question, piece)
+        finally:
+            await stream.aclose()
+
+    def _finish(
+        self, answer: Answer, held: Sequence[Held], nodes: list[NodeWithScore], metadata: dict[str, Any]
+    ) -> None:
+        nodes[:] = source_nodes(answer.sources, held)
+        metadata.update(self._metadata(answer, held))
+
+    def _model_event(self, question: str) -> AbstractContextManager[EventContext]:
+        """The event that token counters of the callback manager listen for."""
+        return self.callback_manager.event(CBEventType.LLM, {EventPayload.PROMPT: question})
+
+    def _end(self, event: EventContext, question: str, answer: Answer) -> None:
+        completion = CompletionResponse(text=answer.text, raw=raw_response(answer, self.asking.acre.decoder.name))
+        event.on_end(payload={EventPayload.PROMPT: question, EventPayload.COMPLETION: completion})
