@@ -14,6 +14,7 @@ from acre_rag.errors import AcreError, CapacityError
 from acre_rag.generate import GenerationSettings
 from acre_rag.library import Library
 from acre_rag.pressure import descend, halvings, out_of_memory
+from acre_rag.streams import Pieces
 from acre_rag.worker import Ticket
 
 Documents = Sequence[Document | str] | Document | str | None
@@ -68,9 +69,9 @@ class Desk:
             answered = {ticket: self._alone(ticket, each, settings) for ticket, each in documents.items()}
         return [(failed | answered)[ticket] for ticket in tickets]
 
-    def stream(self, ticket: Ticket, settings: GenerationSettings, on_text: Callable[[str], None]) -> Answer:
-        """Answer one question, handing on its text as it comes."""
-        return self._with_less_and_less({ticket: self._documents(ticket)}, settings, on_text)[0]
+    def stream(self, ticket: Ticket, settings: GenerationSettings, pieces: Pieces) -> Answer:
+        """Answer one question, handing on its sources and its text as they come."""
+        return self._with_less_and_less({ticket: self._documents(ticket)}, settings, pieces)[0]
 
     def select(self, asked: Asked, settings: GenerationSettings) -> Prepared:
         """Select and refill without decoding."""
@@ -102,7 +103,7 @@ class Desk:
             return error
 
     def _with_less_and_less(
-        self, one: dict[Ticket, list[Document]], settings: GenerationSettings, on_text: Callable[[str], None] | None
+        self, one: dict[Ticket, list[Document]], settings: GenerationSettings, pieces: Pieces | None
     ) -> list[Answer]:
         """One question: with everything, with idle documents freed, then with smaller and smaller refills."""
         [(ticket, documents)] = one.items()
@@ -110,14 +111,16 @@ class Desk:
 
         def pass_on(piece: str) -> None:
             begun.append(piece)
-            if on_text:
-                on_text(piece)
+            if pieces:
+                pieces.push(piece)
 
         def attempt(most_tokens: int | None) -> list[Answer]:
             with self.library.residency.holding(documents):
-                prepared = {ticket: self._prepare(ticket, documents, settings, most_tokens)}
+                prepared = self._prepare(ticket, documents, settings, most_tokens)
+                if pieces:
+                    pieces.found(prepared.sources)
                 try:
-                    [outcome] = self._decode(prepared, settings, pass_on if on_text else None).values()
+                    [outcome] = self._decode({ticket: prepared}, settings, pass_on if pieces else None).values()
                 except (RuntimeError, MemoryError) as error:
                     if begun and out_of_memory(error):
                         raise CapacityError(

@@ -46,7 +46,8 @@ class ACRE:
 
     Use `ACRE.from_pretrained`. Every method may be called from any thread; the methods that begin with `a`, and `async
     for` over `stream`, never block an event loop. The model runs on one thread: calls wait in line, and questions that
-    wait together are decoded as one batch.
+    wait together are decoded as one batch. (In a 16-bit type a batch rounds otherwise than a single question, and may
+    word an answer otherwise; `decoder.worker.max_batch = 1` decodes each alone.)
 
     Every call takes `tenant`: documents of one tenant do not exist for another. `timeout_s` bounds waiting and work;
     past it the work is stopped and `DeadlineError` raised. `BusyError` is raised at once when too many calls wait.
@@ -258,6 +259,10 @@ class ACRE:
         """
         self._run(lambda: self._library.remove(document, tenant))
 
+    async def aremove(self, document: Document | str, *, tenant: str = "") -> None:
+        """`remove` on an event loop."""
+        await self._submit(lambda: self._library.remove(document, tenant)).wait()
+
     def release(self, document: Document | str, *, tenant: str = "") -> None:
         """Free a stored document's memory; the next question brings it back from the store.
 
@@ -377,14 +382,18 @@ class ACRE:
         prepared: Prepared = self._run(lambda: self._select(Asked(question, documents, tenant)))
         return prepared
 
+    async def aprepare(self, question: str, documents: Documents = None, *, tenant: str = "") -> Prepared:
+        """`prepare` on an event loop."""
+        prepared: Prepared = await self._submit(lambda: self._select(Asked(question, documents, tenant))).wait()
+        return prepared
+
     def retrieve(self, question: str, documents: Documents = None, *, tenant: str = "") -> tuple[Source, ...]:
         """The passages that a question would refill, best first, without decoding."""
         return self.prepare(question, documents, tenant=tenant).sources
 
     async def aretrieve(self, question: str, documents: Documents = None, *, tenant: str = "") -> tuple[Source, ...]:
         """`retrieve` on an event loop."""
-        prepared: Prepared = await self._submit(lambda: self._select(Asked(question, documents, tenant))).wait()
-        return prepared.sources
+        return (await self.aprepare(question, documents, tenant=tenant)).sources
 
     def sources(self, selection: Selection, documents: Sequence[Document]) -> tuple[Source, ...]:
         """The text behind a selection, neighbouring blocks merged, best first."""
@@ -464,7 +473,7 @@ class ACRE:
         chosen, desk, pieces = settings or GenerationSettings(), self._desk, Pieces()
 
         def work(tickets: Sequence[Ticket]) -> list[Answer]:
-            return [desk.stream(tickets[0], chosen, pieces.push)]
+            return [desk.stream(tickets[0], chosen, pieces)]
 
         [ticket] = self._in_line([Ticket(work, asked, timeout_s=timeout_s)])
         return TextStream(ticket, pieces)

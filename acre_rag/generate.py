@@ -121,11 +121,12 @@ class _PieceStreamer(TextStreamer):
 
     def put(self, value: Tensor) -> None:
         """Called by transformers with each token; the answer ends at a special one, also when the model goes on."""
+        untyped: Any = super()
         if not self.next_tokens_are_prompt and value.flatten().tolist()[0] in self._special:
-            self.end()
+            untyped.end()
             self._stopped = True
         else:
-            super().put(value)
+            untyped.put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Called by transformers with each piece."""

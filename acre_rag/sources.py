@@ -12,6 +12,8 @@ def sources_of(selection: Selection, documents: Sequence[Document]) -> tuple[Sou
     """Refilled stretches of the documents, neighbouring blocks merged, best first."""
     found = []
     for index, document in enumerate(documents):
+        if not document.n_blocks:  # shorter than one block: it stands in the working cache whole
+            found.append(Source(document.id, 0, len(document.text), document.text, 0.0))
         scored = [(unit.blocks, score) for unit, score in selection.units if unit.document == index]
         for run in merge_runs(b for blocks, _ in scored for b in range(blocks.start, blocks.stop)):
             start, end = document.chars_of_blocks(run)

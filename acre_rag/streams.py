@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from acre_rag.answer import Source
 from acre_rag.worker import Ticket
 
 T = TypeVar("T")
@@ -17,7 +18,21 @@ class Pieces:
 
     def __init__(self) -> None:
         self.queue: SimpleQueue[str | None] = SimpleQueue()
+        self.sources: Future[tuple[Source, ...]] = Future()
         self.wake: Callable[[], Any] = lambda: None
+
+    def found(self, sources: tuple[Source, ...]) -> None:
+        """Called on the worker's thread before the first piece; again when memory was short and less is refilled."""
+        if self.sources.done():
+            self.sources = Future()
+        self.sources.set_result(sources)
+
+    def end(self, ticket: Ticket) -> None:
+        """Called when the work is done, or was dropped."""
+        if not self.sources.done():
+            error = None if ticket.future.cancelled() else ticket.future.exception()
+            self.sources.set_exception(error or CancelledError())
+        self.push(None)
 
     def push(self, piece: str | None) -> None:
         """Called on the worker's thread for every piece; `None` ends."""
@@ -41,7 +56,20 @@ class TextStream(Generic[T], Iterator["str | T"], AsyncIterator["str | T"]):
     def __init__(self, ticket: Ticket, pieces: Pieces) -> None:
         self._ticket, self._pieces = ticket, pieces
         self._ended = False
-        ticket.future.add_done_callback(lambda _: pieces.push(None))
+        ticket.future.add_done_callback(lambda _: pieces.end(ticket))
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where the answer will stand; waits for the selection, which comes before the first piece.
+
+        Raises:
+            AcreError: what went wrong in the work.
+        """
+        return self._pieces.sources.result()
+
+    async def asources(self) -> tuple[Source, ...]:
+        """`sources` on an event loop."""
+        return await asyncio.shield(asyncio.wrap_future(self._pieces.sources))
 
     def __iter__(self) -> Iterator[str | T]:
         return self

@@ -75,8 +75,8 @@ class Ticket:
         try:
             return self.future.result(self._remaining_s())
         except TimeoutError as error:
-            if self.future.done():
-                raise
+            if not self._late() or isinstance(error, DeadlineError):
+                raise  # the work's own
             self.cancel()
             raise self._deadline_error() from error
         except (KeyboardInterrupt, SystemExit):
@@ -93,8 +93,8 @@ class Ticket:
             async with asyncio.timeout(self._remaining_s()):
                 return await asyncio.wrap_future(self.future)
         except TimeoutError as error:
-            if self.future.done() and not self.future.cancelled():
-                raise
+            if not self._late() or isinstance(error, DeadlineError):
+                raise  # the work's own
             self.cancel()
             raise self._deadline_error() from error
         except asyncio.CancelledError:

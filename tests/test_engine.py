@@ -179,7 +179,8 @@ def test_an_empty_document_is_refused(tiny_acre: ACRE, text: str) -> None:
 def test_a_document_shorter_than_a_block_is_answered_whole(tiny_acre: ACRE) -> None:
     tiny_acre.add("Hi Bob", id="note")
     answer = tiny_acre.ask("Who?", settings=SHORT)
-    assert answer.usage.refilled_tokens == 0 and answer.sources == ()
+    assert answer.usage.refilled_tokens == 0
+    assert [(source.text, source.start, source.end) for source in answer.sources] == [("Hi Bob", 0, 6)]
     assert answer.usage.cached_tokens == len(tiny_acre.documents["note"].cache.prefix) + 6
 
 

@@ -18,7 +18,7 @@ from acre_rag.pressure import halvings, out_of_memory
 from acre_rag.worker import Ticket, Worker
 
 CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2)
-LONG = GenerationSettings(max_new_tokens=200)
+LONG = GenerationSettings(max_new_tokens=128)
 
 
 @pytest.fixture
@@ -237,6 +237,28 @@ def test_a_stream_that_nobody_holds_stops_the_model(slow: ACRE) -> None:
     slow.ask("Kite?", settings=GenerationSettings(max_new_tokens=1))
     handle.remove()
     assert len(steps) < 60
+
+
+def test_a_stream_names_its_sources_before_the_first_piece(slow: ACRE) -> None:
+    steps: list[int] = []
+    handle = slow.decoder.model.register_forward_hook(lambda *_: steps.append(1))
+    expected = slow.retrieve("Where is the drum?")
+    with slow.stream("Where is the drum?", settings=LONG) as stream:
+        assert stream.sources == expected and len(steps) < 20
+
+    async def main() -> None:
+        stream = slow.stream("Where is the drum?", settings=LONG)
+        assert await stream.asources() == expected
+        await stream.aclose()
+        failing = slow.stream("why " * 300, settings=SHORT)
+        with pytest.raises(CapacityError):
+            await failing.asources()
+
+    asyncio.run(main())
+    handle.remove()
+    failing = slow.stream("why " * 300, settings=SHORT)
+    with pytest.raises(CapacityError):
+        _ = failing.sources
 
 
 def test_an_error_in_a_stream_is_raised_where_it_is_read(acre: ACRE) -> None:

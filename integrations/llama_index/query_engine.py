@@ -168,15 +168,17 @@ class ACREQueryEngine(BaseQueryEngine):
         return self._response(answer, held)
 
     def _streamed(self, question: str, held: Sequence[Held]) -> StreamingResponse:
-        """Selected twice: a response must name its sources before the first piece of text."""
-        nodes = source_nodes(self.asking.retrieve(question, held), held) if held else []
+        """A response names its sources before the first piece of text."""
+        stream = self.asking.stream(question, held) if held else None
+        nodes = source_nodes(stream.sources, held) if stream else []
         metadata: dict[str, Any] = {}
-        return StreamingResponse(self._pieces(question, held, nodes, metadata), nodes, metadata)
+        return StreamingResponse(self._pieces(stream, question, held, nodes, metadata), nodes, metadata)
 
     async def _astreamed(self, question: str, held: Sequence[Held]) -> AsyncStreamingResponse:
-        nodes = source_nodes(await self.asking.aretrieve(question, held), held) if held else []
+        stream = self.asking.stream(question, held) if held else None
+        nodes = source_nodes(await stream.asources(), held) if stream else []
         metadata: dict[str, Any] = {}
-        return ClosingResponse(self._apieces(question, held, nodes, metadata), nodes, metadata)
+        return ClosingResponse(self._apieces(stream, question, held, nodes, metadata), nodes, metadata)
 
     def _response(self, answer: Answer, held: Sequence[Held]) -> Response:
         return Response(answer.text, source_nodes(answer.sources, held), self._metadata(answer, held))
@@ -185,13 +187,18 @@ class ACREQueryEngine(BaseQueryEngine):
         return response_metadata(answer, held, self.asking.acre.decoder.name)
 
     def _pieces(
-        self, question: str, held: Sequence[Held], nodes: list[NodeWithScore], metadata: dict[str, Any]
+        self,
+        stream: TextStream[Answer] | None,
+        question: str,
+        held: Sequence[Held],
+        nodes: list[NodeWithScore],
+        metadata: dict[str, Any],
     ) -> Generator[str, None, None]:
         """The answer's text as it comes; then nodes and metadata are brought up to the answer's own, in place."""
-        if not held:
+        if stream is None:
             yield NOTHING
             return
-        with self._model_event(question) as event, self.asking.stream(question, held) as stream:
+        with self._model_event(question) as event, stream:
             for piece in stream:
                 if isinstance(piece, str):
                     yield piece
@@ -200,12 +207,16 @@ class ACREQueryEngine(BaseQueryEngine):
                     self._end(event, question, piece)
 
     async def _apieces(
-        self, question: str, held: Sequence[Held], nodes: list[NodeWithScore], metadata: dict[str, Any]
+        self,
+        stream: TextStream[Answer] | None,
+        question: str,
+        held: Sequence[Held],
+        nodes: list[NodeWithScore],
+        metadata: dict[str, Any],
     ) -> AsyncGenerator[str, None]:
-        if not held:
+        if stream is None:
             yield NOTHING
             return
-        stream: TextStream[Answer] = self.asking.stream(question, held)
         try:
             with self._model_event(question) as event:
                 async for piece in stream:

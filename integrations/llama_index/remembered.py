@@ -1,6 +1,5 @@
 """The long documents of chats, read once and kept while they are asked; knows no messages."""
 
-import asyncio
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator
@@ -49,7 +48,7 @@ class Remembered:
             yield await self._acre.aadd(text, name, tenant=self._tenant, timeout_s=timeout_s)
         finally:
             for old in self._give(name):
-                await asyncio.to_thread(self._acre.remove, old, tenant=self._tenant)
+                await self._acre.aremove(old, tenant=self._tenant)
 
     def _take(self, text: str) -> str:
         digest = text_digest(text)[:_DIGITS]
