@@ -1,8 +1,8 @@
 """Several documents in one question: must scores be normalised between documents, and does the first pass find the right one?
 
 All squad_article documents at once. Three ways to compare passages of different documents: one softmax over all of them
-(what the engine does), a softmax for each document, and a softmax for each with standard scores within each. Then the
-first pass, which chooses documents when their L1 entries do not all fit: place of the right document.
+(what the engine does), a softmax for each document, and a softmax for each with standard scores within each; and two views
+behind which the question is read: all L1 entries, or the prompt alone. Then the first pass, which chooses documents when their L1 entries do not all fit: place of the right document.
 """
 
 import argparse
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from acre_rag import ACRE, ACREConfig, Document
 from acre_rag.prompts import SHORT_ANSWER
+from acre_rag.question import question_queries
 from acre_rag.retrieve import bm25_retriever
 from acre_rag.select import _without_prior
 from acre_rag.units import Scores, span_scores, split_units, z_scores
@@ -58,18 +60,28 @@ def _ranks(acre: ACRE, documents: Sequence[Document], number: int, question: str
 
 
 def _scores(acre: ACRE, documents: Sequence[Document], question: str, units: Sequence[Any]) -> dict[str, Scores]:
-    selector = acre._selector
     asked = acre.question(question)
-    queries = selector._queries(asked, documents)
+    bm25 = span_scores(bm25_retriever(question, documents), units, documents)
+    views = {
+        "": acre._selector._queries(asked, documents),
+        "_prompt": question_queries(acre.decoder, documents[0].cache.prefix, asked.ids, own=asked.own),
+    }
+    ranked = {"bm25": bm25}
+    for view, queries in views.items():
+        ways = _ways(acre, documents, queries, units)
+        ranked |= {f"{name}{view}": scores for name, scores in ways.items()}
+        ranked |= {f"hybrid_{name}{view}": z_scores(scores) + z_scores(bm25) for name, scores in ways.items()}
+    return ranked
+
+
+def _ways(acre: ACRE, documents: Sequence[Document], queries: Tensor, units: Sequence[Any]) -> dict[str, Scores]:
+    selector = acre._selector
     shared = _without_prior(selector._raw_scores(documents, queries), documents)
     apart = [_without_prior(selector._raw_scores([d], queries), [d])[0] for d in documents]
     within = np.concatenate(
         [selector._agreement([a], split_units([d], "passages")) for a, d in zip(apart, documents, strict=True)]
     )
-    bm25 = span_scores(bm25_retriever(question, documents), units, documents)
-    ways = {"shared": selector._agreement(shared, units), "apart": selector._agreement(apart, units), "within": within}
-    hybrids = {f"hybrid_{name}": z_scores(scores) + z_scores(bm25) for name, scores in ways.items()}
-    return {"bm25": bm25, **ways, **hybrids}
+    return {"shared": selector._agreement(shared, units), "apart": selector._agreement(apart, units), "within": within}
 
 
 def _passage(documents: Sequence[Document], unit: Any) -> int:
