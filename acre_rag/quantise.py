@@ -44,9 +44,10 @@ class QuantisedCodec:
             scale, zero = self._ops.choose_qparams_affine(
                 x, self._ops.MappingType.ASYMMETRIC, group, torch.uint8, 0, self._highest, scale_dtype=torch.float32
             )
+            scale = scale.to(blocks.dtype).float()  # kept in the blocks' own type, so it must be used as such
             codes = self._ops.quantize_affine(x, group, scale, zero, torch.uint8, 0, self._highest)
             parts[name] = _packed(codes) if self.bits == 4 else codes
-            parts[f"{name}_scale"] = scale
+            parts[f"{name}_scale"] = scale.to(blocks.dtype)
             parts[f"{name}_zero"] = zero.to(torch.uint8)
         return parts
 
@@ -55,7 +56,7 @@ class QuantisedCodec:
         both = []
         for name, axis in _AXES.items():
             codes = _unpacked(parts[name]) if self.bits == 4 else parts[name]
-            scale, zero = parts[f"{name}_scale"], parts[f"{name}_zero"].to(torch.int32)
+            scale, zero = parts[f"{name}_scale"].float(), parts[f"{name}_zero"].to(torch.int32)
             both.append(
                 self._ops.dequantize_affine(
                     codes, _group(codes, axis), scale, zero, torch.uint8, 0, self._highest, output_dtype=dtype

@@ -83,8 +83,7 @@ class Selector:
 
         The question is read behind the prompt alone, so nothing grows with the number of documents but scores.
         """
-        queries = question_queries(self._decoder, documents[0].cache.prefix, question.ids, own=question.own)
-        tokens = _without_prior(self._raw_scores(documents, queries), documents)
+        tokens = _without_prior(self._raw_scores(documents, self._queries(question, documents)), documents)
         units = split_units(documents, "passages")
         best = np.full(len(documents), -np.inf)
         np.maximum.at(best, [unit.document for unit in units], self._agreement(tokens, units))
@@ -97,7 +96,12 @@ class Selector:
         return np.average(per_head, axis=0, weights=weights)
 
     def _queries(self, question: Question, documents: Sequence[Document]) -> Tensor:
-        view = global_view([document.cache for document in documents])
+        """The question read over a document's L1 entries; behind the prompt alone when there are several documents.
+
+        Measured (benchmarks/many_documents.py): entries of other documents blur the question.
+        """
+        caches = [document.cache for document in documents]
+        view = global_view(caches) if len(caches) == 1 else caches[0].prefix
         return question_queries(self._decoder, view, question.ids, own=question.own)
 
     def _raw_scores(self, documents: Sequence[Document], queries: Tensor) -> list[Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from acre_rag import ACRE, ACREConfig, Document
 from acre_rag.prompts import SHORT_ANSWER
-from acre_rag.question import question_queries
+from acre_rag.question import global_view, question_queries
 from acre_rag.retrieve import bm25_retriever
 from acre_rag.select import _without_prior
 from acre_rag.units import Scores, span_scores, split_units, z_scores
@@ -63,7 +63,7 @@ def _scores(acre: ACRE, documents: Sequence[Document], question: str, units: Seq
     asked = acre.question(question)
     bm25 = span_scores(bm25_retriever(question, documents), units, documents)
     views = {
-        "": acre._selector._queries(asked, documents),
+        "": question_queries(acre.decoder, global_view([d.cache for d in documents]), asked.ids, own=asked.own),
         "_prompt": question_queries(acre.decoder, documents[0].cache.prefix, asked.ids, own=asked.own),
     }
     ranked = {"bm25": bm25}

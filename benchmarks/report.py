@@ -169,13 +169,12 @@ def _many() -> str:
     if not both:
         return ""
     s, _ = both
-    names = {
-        "bm25": "BM25",
-        "shared": "one softmax",
-        "apart": "a softmax each",
-        "within": "standard scores within each",
-    }
-    names |= {f"hybrid_{name}": f"hybrid, {names[name]}" for name in ("shared", "apart", "within")}
+    ways = {"shared": "one softmax", "apart": "a softmax each", "within": "standard scores within each"}
+    names = {"bm25": "BM25"}
+    for view, read in (("", "over all L1 entries"), ("_prompt", "behind the prompt alone")):
+        for name, way in ways.items():
+            names |= {f"{name}{view}": f"consensus, {way}, question read {read}"}
+            names |= {f"hybrid_{name}{view}": f"hybrid, {way}, question read {read}"}
     rows = [f"| {names[n]} | {s['recall_at_2'][n]:.2f} | {s['recall_at_4'][n]:.2f} |" for n in names]
     return (
         f"**Several documents in one question.** Eight SQuAD articles at once, {s['questions']} questions, SmolLM2: recall of "
