@@ -88,10 +88,11 @@ def _answers() -> str:
 
 
 def _speed() -> str:
-    both = _read("speed")
-    if not both:
+    runs = [both for path in sorted(RESULTS.glob("speed*.jsonl")) if (both := _read(path.stem))]
+    if not runs:
         return ""
-    summary, where = both
+    summary = _most_repeated([run for run, _ in runs])
+    where = runs[0][1]
     second = summary["second_question"]
     lines = [
         f"**It is fast** ({where['machine']}; SmolLM2-135M; ratios within one run). First token of a further question on "
@@ -107,6 +108,16 @@ def _speed() -> str:
                 f"run{'s' if len(construct['ratios']) > 1 else ''})."
             )
     return " ".join(lines) + "\n"
+
+
+def _most_repeated(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Each measurement from the run that repeated it most often."""
+    best: dict[str, Any] = {}
+    for summary in summaries:
+        for name, measured in summary.items():
+            if name not in best or len(measured["ratios"]) > len(best[name]["ratios"]):
+                best[name] = measured
+    return best
 
 
 def _beyond() -> str:

@@ -1,6 +1,6 @@
 """Shared fixtures: tiny random models of every supported family (exactness), the built-in model (sense)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -116,3 +116,50 @@ def smollm2() -> Decoder:
 def alice() -> str:
     """The book that the package ships."""
     return (resources.files("acre_rag") / "data" / "alice.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def batch_sizes(tiny_acre: ACRE) -> Iterator[list[int]]:
+    """Rows of every call of `generate`."""
+    model, sizes = tiny_acre.decoder.model, []
+    original: Callable[..., Any] = model.generate
+
+    def counted(**options: Any) -> Any:
+        sizes.append(len(options["input_ids"]))
+        return original(**options)
+
+    model.generate = counted
+    yield sizes
+    del model.generate
+
+
+@pytest.fixture
+def forwards(tiny_acre: ACRE) -> Iterator[list[int]]:
+    """One entry for each forward pass."""
+    seen: list[int] = []
+    handle = tiny_acre.decoder.model.register_forward_hook(lambda *_: seen.append(1))
+    yield seen
+    handle.remove()
+
+
+@pytest.fixture
+def events() -> Iterator[list[str]]:
+    """Names of LlamaIndex's instrumentation events, in order."""
+    from llama_index.core.instrumentation import get_dispatcher
+    from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+
+    seen: list[str] = []
+
+    class Recorder(BaseEventHandler):
+        @classmethod
+        def class_name(cls) -> str:
+            return "Recorder"
+
+        def handle(self, event: Any, **_: Any) -> None:
+            seen.append(type(event).__name__)
+
+    root = get_dispatcher()
+    handler = Recorder()
+    root.add_event_handler(handler)
+    yield seen
+    root.event_handlers.remove(handler)

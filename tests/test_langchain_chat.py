@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -34,30 +33,6 @@ def chat(tiny_acre: ACRE) -> ChatACRE:
 @pytest.fixture
 def zoo(tiny_acre: ACRE) -> Document:
     return tiny_acre.add(TEXT, id="zoo")
-
-
-@pytest.fixture
-def batch_sizes(tiny_acre: ACRE) -> Iterator[list[int]]:
-    """Rows of every call of `generate`."""
-    model, sizes = tiny_acre.decoder.model, []
-    original: Callable[..., Any] = model.generate
-
-    def counted(**options: Any) -> Any:
-        sizes.append(len(options["input_ids"]))
-        return original(**options)
-
-    model.generate = counted
-    yield sizes
-    del model.generate
-
-
-@pytest.fixture
-def forwards(tiny_acre: ACRE) -> Iterator[list[int]]:
-    """One entry for each forward pass."""
-    seen: list[int] = []
-    handle = tiny_acre.decoder.model.register_forward_hook(lambda *_: seen.append(1))
-    yield seen
-    handle.remove()
 
 
 def test_a_message_goes_through_the_chat_format_to_the_model(chat: ChatACRE, tiny_acre: ACRE) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -40,30 +40,6 @@ def tiny_acre(tiny: Decoder) -> ACRE:
 def qa(tiny_acre: ACRE) -> ACREDocumentQA:
     documents = [LangChainDocument(text, id=id, metadata={"title": id.title()}) for id, text in TEXTS.items()]
     return ACREDocumentQA.from_documents(documents, acre=tiny_acre, max_tokens=10)
-
-
-@pytest.fixture
-def batch_sizes(tiny_acre: ACRE) -> Iterator[list[int]]:
-    """Rows of every call of `generate`."""
-    model, sizes = tiny_acre.decoder.model, []
-    original: Callable[..., Any] = model.generate
-
-    def counted(**options: Any) -> Any:
-        sizes.append(len(options["input_ids"]))
-        return original(**options)
-
-    model.generate = counted
-    yield sizes
-    del model.generate
-
-
-@pytest.fixture
-def forwards(tiny_acre: ACRE) -> Iterator[list[int]]:
-    """One entry for each forward pass."""
-    seen: list[int] = []
-    handle = tiny_acre.decoder.model.register_forward_hook(lambda *_: seen.append(1))
-    yield seen
-    handle.remove()
 
 
 def total(chunks: list[Any]) -> Any:

@@ -12,8 +12,6 @@ from conftest import tiny_decoder
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.extractors import TitleExtractor
 from llama_index.core.ingestion.pipeline import get_transformation_hash
-from llama_index.core.instrumentation import get_dispatcher
-from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import ChatMessage, TextBlock
 from llama_index.core.llms.utils import resolve_llm
 from llama_index.core.prompts import PromptTemplate
@@ -57,26 +55,6 @@ def forwards(tiny_acre: ACRE) -> Iterator[list[int]]:
     handle = tiny_acre.decoder.attentions[0].register_forward_pre_hook(note, with_kwargs=True)
     yield seen
     handle.remove()
-
-
-@pytest.fixture
-def events() -> Iterator[list[str]]:
-    """Names of the instrumentation events, in order."""
-    seen: list[str] = []
-
-    class Recorder(BaseEventHandler):
-        @classmethod
-        def class_name(cls) -> str:
-            return "Recorder"
-
-        def handle(self, event: Any, **_: Any) -> None:
-            seen.append(type(event).__name__)
-
-    root = get_dispatcher()
-    handler = Recorder()
-    root.add_event_handler(handler)
-    yield seen
-    root.event_handlers.remove(handler)
 
 
 def user(text: str) -> ChatMessage:

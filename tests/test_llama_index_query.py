@@ -13,8 +13,6 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler, TokenCountingHandler
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextChatEngine, SimpleChatEngine
-from llama_index.core.instrumentation import get_dispatcher
-from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import ChatPromptTemplate
@@ -69,25 +67,6 @@ def forwards(tiny_acre: ACRE) -> Iterator[list[int]]:
     handle = tiny_acre.decoder.attentions[0].register_forward_pre_hook(lambda *_: seen.append(1))
     yield seen
     handle.remove()
-
-
-@pytest.fixture
-def events() -> Iterator[list[str]]:
-    seen: list[str] = []
-
-    class Recorder(BaseEventHandler):
-        @classmethod
-        def class_name(cls) -> str:
-            return "Recorder"
-
-        def handle(self, event: Any, **_: Any) -> None:
-            seen.append(type(event).__name__)
-
-    root = get_dispatcher()
-    handler = Recorder()
-    root.add_event_handler(handler)
-    yield seen
-    root.event_handlers.remove(handler)
 
 
 async def gathered(stream: Any) -> list[Any]:
