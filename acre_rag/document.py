@@ -1,5 +1,6 @@
 """A document that has been read: its text, where its tokens and passages stand in it, and where its cache is held."""
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +10,11 @@ from acre_rag.blocks import Run, blocks_of_tokens, chars_of_tokens, tokens_of_ch
 from acre_rag.cache import BiLayerCache
 from acre_rag.errors import DocumentError
 from acre_rag.passages import Passage
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a text, lone surrogates included."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Holder:

@@ -4,14 +4,13 @@ One tenant's shelf knows nothing of another's. Reading, opening and removing run
 """
 
 import contextlib
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from acre_rag.construct import ProgressCallback
-from acre_rag.document import Document
+from acre_rag.document import Document, text_digest
 from acre_rag.errors import CapacityError, CorruptCacheError, DocumentError, FingerprintError
 from acre_rag.fingerprint import Fingerprint, differences, document_fingerprint
 from acre_rag.reading import Reader, Tokens
@@ -57,7 +56,7 @@ class Library:
             CorruptCacheError: stored, but damaged.
             StoreError: it cannot be written.
         """
-        name = id if id is not None else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        name = id if id is not None else text_digest(text)[:12]
         if (known := self.shelf(tenant).get(name)) is not None:
             if known.text != text:
                 raise DocumentError(f"A document named {name!r} with another text is there; remove it first.")
@@ -157,7 +156,7 @@ class Library:
         """Folders that the new document will replace; without `rebuild`, they are refused."""
         entries = self.store.find(name, tenant) if self.store else []
         for entry in entries:
-            if entry.manifest.text_sha256 != hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest():
+            if entry.manifest.text_sha256 != text_digest(text):
                 raise DocumentError(f"A document named {name!r} with another text is stored; remove it first.")
             if not rebuild:
                 raise self._other_fingerprint(entry)

@@ -2,8 +2,8 @@
 
 A cache has a compact part (prefix, L1, tail, retrieval heads' keys, prior) and L2. On the device tier the compact part
 is on the model's device; on the host tier it waits in host memory; on the disk tier only the store has it. L2 is in
-host memory or mapped from the store, where a question reads just its chosen blocks. Caches move on the worker's thread
-only; other threads may look and admit.
+host memory or mapped from the store, where a question reads just its chosen blocks. One lock
+guards all moves; what a caller holds stays where it is.
 """
 
 import threading

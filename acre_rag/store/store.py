@@ -20,7 +20,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from acre_rag.cache import BiLayerCache
-from acre_rag.document import Document, Holder
+from acre_rag.document import Document, Holder, text_digest
 from acre_rag.errors import CorruptCacheError, StoreError
 from acre_rag.fingerprint import Fingerprint, fingerprint_digest
 from acre_rag.l2 import L2
@@ -95,7 +95,7 @@ class Store:
                 id=document.id,
                 model=model,
                 fingerprint=fingerprint,
-                text_sha256=_sha256(text),
+                text_sha256=text_digest(document.text),
                 n_tokens=document.n_tokens,
                 construct_s=document.construct_s,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,8 +8,9 @@ from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import BaseMessage
 
 from acre_rag import ACRE, Answer, Document, GenerationSettings
+from acre_rag.document import text_digest
 from acre_rag.errors import DocumentError
-from acre_rag.integrations.langchain.identity import document_identities, engine_identity, text_identity
+from acre_rag.integrations.langchain.identity import document_identities, engine_identity
 from acre_rag.integrations.langchain.messages import text_of
 from acre_rag.streams import TextStream
 
@@ -75,11 +76,11 @@ class Call:
         """Everything that decides the answer."""
         facts = {
             "engine": engine_identity(acre),
-            "text": text_identity(self.text),
+            "text": text_digest(self.text),
             "settings": asdict(self.settings),
             "tenant": self.tenant,
             "documents": document_identities(self.documents),
-            "carried": None if self.carried is None else text_identity(self.carried),
+            "carried": None if self.carried is None else text_digest(self.carried),
         }
         return json.dumps(facts, sort_keys=True)
 

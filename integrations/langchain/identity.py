@@ -4,7 +4,6 @@ Response caches file an answer under it, so an answer can never be handed out fo
 one, another model or another option.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from acre_rag import ACRE, Document
+from acre_rag.document import text_digest
 from acre_rag.retrieve import bm25_retriever
 
 _KNOWN: WeakKeyDictionary[ACRE, str] = WeakKeyDictionary()
@@ -36,18 +36,9 @@ def engine_identity(acre: ACRE) -> str:
         "heads": [[head.layer, head.head, head.weight] for head in acre.heads.heads] if acre.heads else [],
         "retriever": uuid4().hex if own_retriever else "bm25",
     }
-    return _KNOWN.setdefault(acre, _digest(json.dumps(facts, sort_keys=True)))
+    return _KNOWN.setdefault(acre, text_digest(json.dumps(facts, sort_keys=True)))
 
 
 def document_identities(documents: Sequence[Document]) -> list[dict[str, Any]]:
     """Id, text digest and interval of each document, in order."""
-    return [{"id": each.id, "text": text_identity(each.text), "interval": each.interval} for each in documents]
-
-
-def text_identity(text: str) -> str:
-    """A digest of a text."""
-    return _digest(text)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return [{"id": each.id, "text": text_digest(each.text), "interval": each.interval} for each in documents]

@@ -1,6 +1,5 @@
 """LlamaIndex Documents to nodes that are read whole, one cache each, and the names of those caches; asks no model."""
 
-import hashlib
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -14,6 +13,7 @@ from llama_index.core.schema import (
     TransformComponent,
 )
 
+from acre_rag.document import text_digest
 from acre_rag.errors import DocumentError
 
 PAGE_STARTS = "page_starts"
@@ -33,11 +33,6 @@ def text_of(node: BaseNode) -> str:
 def is_blank(node: BaseNode) -> bool:
     """Whether there is nothing to read."""
     return not text_of(node).strip()
-
-
-def text_digest(text: str) -> str:
-    """SHA-256 of a text."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def cache_name(ref_doc_id: str, text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from acre_rag import ACRE, Document
-from acre_rag.integrations.llama_index.documents import text_digest
+from acre_rag.document import text_digest
 
 _DIGITS = 32
 

@@ -5,7 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from acre_rag import Answer, Usage
-from acre_rag.integrations.llama_index.documents import text_digest, text_of
+from acre_rag.document import text_digest
+from acre_rag.integrations.llama_index.documents import text_of
 from acre_rag.integrations.llama_index.shelf import Held
 
 
