@@ -6,6 +6,7 @@ They run on a tiny random model: what is tested is the house around the model, a
 
 import argparse
 import errno
+import multiprocessing
 import os
 import random
 import signal
@@ -55,6 +56,14 @@ THINGS = [
 ]
 NewEngine = Callable[..., ACRE]
 """Called with options of `ACRE`; every engine it makes has the same model."""
+
+
+def tiny_engine(**more: Any) -> ACRE:
+    """An engine of the tests' tiny random model; a function of this module, so that other processes can call it."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from conftest import tiny_decoder
+
+    return ACRE(tiny_decoder(), **{"config": CONFIG, **more})
 
 
 def text(number: int) -> str:
@@ -224,24 +233,22 @@ def processes(new_engine: NewEngine, folder: Path, *, seconds: float, count: int
         serial.add(text(number), id=str(number))
         expected.append(serial.ask(QUESTIONS[number], str(number), settings=SHORT).text)
     _wait_idle(serial)
-    pipes = []
-    for seed in range(count):
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            with _dying_quietly():
-                os.write(writing, repr(_visitor(new_engine, folder, expected, seconds, seed)).encode())
-        os.close(writing)
-        pipes.append((child, reading))
-    total: Counter[str] = Counter(processes=count)
-    for child, reading in pipes:
-        with os.fdopen(reading) as pipe:
-            said = pipe.read()
-        _, status = os.waitpid(child, 0)
-        total["crashes"] += status != 0 or not said
-        for part in said.strip("{}").split(", ") if said else []:
-            name, value = part.split(": ")
-            total[name.strip("'")] += int(value)
+    clean = multiprocessing.get_context(
+        "forkserver"
+    )  # a fork of this process would inherit locks of its OpenMP threads
+    clean.set_forkserver_preload(["acre_rag", "torchao.quantization", "transformers.models.llama.modeling_llama"])
+    said = clean.SimpleQueue()
+    visitors = [
+        clean.Process(target=_visitor, args=(said, new_engine, folder, expected, seconds, seed))
+        for seed in range(count)
+    ]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join()
+    total: Counter[str] = Counter(processes=count, crashes=sum(visitor.exitcode != 0 for visitor in visitors))
+    while not said.empty():
+        total.update(said.get())
     Store(folder)
     total["leftovers"] = len(list((folder / "tmp").iterdir()))
     return dict(total)
@@ -324,9 +331,11 @@ def _failing(name: str, i: int) -> Iterator[Callable[[], bool]]:
         setattr(files, name, real)
 
 
-def _visitor(new_engine: NewEngine, folder: Path, expected: list[str], seconds: float, seed: int) -> dict[str, int]:
+def _visitor(said: Any, new_engine: NewEngine, folder: Path, expected: list[str], seconds: float, seed: int) -> None:
+    torch.set_num_threads(1)
     rng = random.Random(seed)
     counts: Counter[str] = Counter()
+    new_engine(store=folder)  # imports take their time before the clock starts
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         acre = new_engine(store=folder)
@@ -342,7 +351,7 @@ def _visitor(new_engine: NewEngine, folder: Path, expected: list[str], seconds: 
         except AcreError as error:  # removed by another process in between: told, and true
             counts["told_it_was_removed"] += 1
             counts["other_errors"] += "removed" not in str(error) and "No document" not in str(error)
-    return dict(counts)
+    said.put(dict(counts))
 
 
 def _flip(target: Path, _other: Path, rng: random.Random) -> None:
@@ -428,12 +437,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--hostile", type=int, default=200)
     options = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-    from conftest import tiny_decoder
-
-    def new_engine(**more: Any) -> ACRE:
-        return ACRE(tiny_decoder(), **{"config": CONFIG, **more})
-
+    new_engine = tiny_engine
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         summary: dict[str, Any] = {}

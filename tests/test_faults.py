@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import tiny_decoder
 
 from acre_rag import ACRE
 
@@ -19,7 +18,7 @@ NewEngine = Callable[..., ACRE]
 
 @pytest.fixture
 def new_engine() -> NewEngine:
-    return lambda **more: ACRE(tiny_decoder(), **{"config": faults.CONFIG, **more})
+    return faults.tiny_engine
 
 
 def test_a_kill_while_saving_leaves_nothing_broken_and_nothing_behind(new_engine: NewEngine, tmp_path: Path) -> None:
