@@ -60,6 +60,19 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Step:
+    """Something a system did on its way to an answer, for people to read.
+
+    Attributes:
+        name: what: "rewrite", "sub-query", "clue", "draft", ...
+        text: what came of it.
+    """
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Answer:
     """The answer to one question.
 
@@ -72,6 +85,7 @@ class Answer:
             refilled passages are a sample spread over it; "none" when no document was asked.
         finished: whether the model ended it (or a stop string did), not the limit of tokens.
         notes: what the user should know: documents left out, memory that was short.
+        trace: steps on the way, of systems that take several.
     """
 
     text: str
@@ -81,6 +95,7 @@ class Answer:
     scope: str = "passages"
     finished: bool = True
     notes: tuple[str, ...] = ()
+    trace: tuple[Step, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""

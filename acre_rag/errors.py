@@ -33,6 +33,14 @@ class CalibrationError(AcreError):
     """Retrieval heads cannot be found, or a heads file does not fit the model."""
 
 
+class TrainingDataError(AcreError):
+    """Training data cannot be read or built: a missing file, an unknown form, a damaged shard."""
+
+
+class DatasetError(AcreError):
+    """Evaluation data cannot be found or read, or a line of it is damaged; the message names the file and line."""
+
+
 class BusyError(AcreError):
     """Too many requests are waiting for the model."""
 
@@ -51,6 +59,18 @@ class CorruptCacheError(StoreError):
 
 class FingerprintError(StoreError):
     """A stored cache was built by another model or with other options; the message names what differs."""
+
+
+class UnavailableError(AcreError):
+    """A system cannot run here: it needs CUDA, or weights that are not on the machine; the message says which."""
+
+
+class EvaluationError(AcreError):
+    """A data set, a run file or a report cannot be read or written; the message names file and line."""
+
+
+class TrainingError(AcreError):
+    """Training cannot begin or go on: data, options or a checkpoint do not fit."""
 
 
 class MissingExtraError(AcreError):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList, TextStreamer
+from transformers import Cache, DynamicCache, StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from acre_rag.cache import KV
 from acre_rag.decoder import Decoder
@@ -90,9 +90,32 @@ def decode(
         on_text: called with each piece of the answer's text; only with a single question.
         stopped: for each question, asked after every token; true stops that one.
     """
+    cache, input_ids, mask = _padded_batch(slots, question_ids, pad_id=_pad_id(decoder), device=decoder.device)
+    return decode_on(decoder, cache, input_ids, mask, settings, on_text=on_text, stopped=stopped)
+
+
+def decode_on(
+    decoder: Decoder,
+    cache: Cache,
+    input_ids: Tensor,
+    mask: Tensor,
+    settings: GenerationSettings,
+    *,
+    on_text: Callable[[str], None] | None = None,
+    stopped: Sequence[Callable[[], bool]] = (),
+) -> list[Generated]:
+    """Answer on a transformers cache of any kind (quantised, offloaded, ...), which grows by the answers.
+
+    Args:
+        decoder: the model.
+        cache: what stands before `input_ids`: `P` slots a row.
+        input_ids: `[B, T]`, padded on the left.
+        mask: `[B, P + T]`, 0 where padded.
+        settings: how to decode.
+        on_text: called with each piece of the answer's text; only with a single row.
+        stopped: for each row, asked after every token; true stops that one.
+    """
     clock = _Clock(stopped)
-    options = _options(decoder, settings)
-    cache, input_ids, mask = _padded_batch(slots, question_ids, pad_id=options["pad_token_id"], device=decoder.device)
     with torch.random.fork_rng(enabled=settings.seed is not None), torch.inference_mode():
         if settings.seed is not None:
             torch.manual_seed(settings.seed)
@@ -103,7 +126,7 @@ def decode(
             stopping_criteria=StoppingCriteriaList([clock]),
             streamer=_PieceStreamer(decoder, on_text, settings.stop) if on_text else None,
             **_slots_of(decoder, n_cached=mask.shape[1] - input_ids.shape[1], n_new=input_ids.shape[1]),
-            **options,
+            **_options(decoder, settings),
         )
     new = output[:, input_ids.shape[1] :]
     return [clock.result(*_answer_text(decoder, row, settings.stop)) for row in new]
@@ -167,11 +190,9 @@ class _Clock(StoppingCriteria):
 
 
 def _options(decoder: Decoder, settings: GenerationSettings) -> dict[str, Any]:
-    tokenizer = decoder.tokenizer
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     options: dict[str, Any] = {
         "max_new_tokens": settings.max_new_tokens,
-        "pad_token_id": 0 if pad is None else pad,
+        "pad_token_id": _pad_id(decoder),
         "do_sample": settings.temperature > 0,
         # The model's own generation file may set these; an unset option must mean what the docstring says.
         "temperature": settings.temperature or None,
@@ -179,8 +200,14 @@ def _options(decoder: Decoder, settings: GenerationSettings) -> dict[str, Any]:
         "top_k": settings.top_k if settings.temperature else None,
     }
     if settings.stop:
-        options |= {"stop_strings": list(settings.stop), "tokenizer": tokenizer}
+        options |= {"stop_strings": list(settings.stop), "tokenizer": decoder.tokenizer}
     return options
+
+
+def _pad_id(decoder: Decoder) -> int:
+    tokenizer = decoder.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return 0 if pad is None else int(pad)
 
 
 def _slots_of(decoder: Decoder, *, n_cached: int, n_new: int) -> dict[str, Tensor]:

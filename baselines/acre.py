@@ -1,0 +1,62 @@
+"""ACRE itself in its forms, made from the same `Setting` as every other system."""
+
+from pathlib import Path
+from typing import Any
+
+from acre_rag.baselines.base import Setting
+from acre_rag.baselines.system import System
+from acre_rag.config import ACREConfig
+from acre_rag.engine import ACRE
+from acre_rag.errors import UnavailableError
+from acre_rag.heads import load_heads
+from acre_rag.proxies import LearnedProxy
+from acre_rag.proxies.adapter import load_learned
+
+
+def make_acre(setting: Setting, *, learned: bool = False, **options: Any) -> ACRE:
+    """An engine.
+
+    Args:
+        setting: model, template, window, adapter, heads.
+        learned: take the L1 of `setting.adapter` instead of pooled L1.
+        options: fields of `ACREConfig`.
+
+    Raises:
+        UnavailableError: learned L1 was asked for and no adapter was named.
+    """
+    proxy = None
+    if learned:
+        if setting.adapter is None:
+            raise UnavailableError("Learned L1 needs an adapter for this model: name one with --adapter.")
+        parameters = load_learned(Path(setting.adapter), setting.decoder)
+        proxy = LearnedProxy(parameters.to(setting.decoder.dtype))
+    return ACRE(
+        setting.decoder,
+        proxy=proxy,
+        heads=load_heads(Path(setting.heads)) if setting.heads else None,
+        config=ACREConfig(window=setting.most_tokens, **options),
+        template=setting.template,
+    )
+
+
+def _form(name: str, title: str, about: str, **options: Any) -> System:
+    return System(name, title, "acre", "acre_rag.baselines.acre:make_acre", about, tuple(options.items()))
+
+
+ACRE_SYSTEMS = (
+    _form("acre", "ACRE (consensus)", "pooled L1, passages chosen by the model's retrieval heads"),
+    _form("acre-hybrid", "ACRE (hybrid)", "the retrieval heads' choice and BM25's together", select="hybrid"),
+    _form("acre-retriever", "ACRE (BM25 chooses)", "BM25 chooses what is refilled", select="retriever"),
+    _form("acre-paper", "ACRE (Eq. 15-17)", "the paper's choice on pooled L1", select="paper", granularity="blocks"),
+    _form("acre-l1", "ACRE (L1 only)", "no refilling: the compact layer alone", budget=0),
+    _form("acre-refill", "ACRE (refill only)", "refilled passages, no L1 entries around them", l1_context=False),
+    _form("acre-learned", "ACRE (learned L1)", "learned L1 of an adapter, consensus", learned=True),
+    _form(
+        "acre-learned-paper",
+        "ACRE (learned L1, Eq. 15-17)",
+        "the paper's method with a trained adapter",
+        learned=True,
+        select="paper",
+        granularity="blocks",
+    ),
+)

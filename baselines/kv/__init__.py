@@ -1,0 +1,1 @@
+"""Systems that shrink, shift or offload one document's KV cache."""

@@ -1,0 +1,5 @@
+"""The KV systems by name."""
+
+from acre_rag.baselines.system import System
+
+KV_SYSTEMS: tuple[System, ...] = ()

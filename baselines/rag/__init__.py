@@ -1,0 +1,1 @@
+"""Systems that retrieve text and read it anew."""
