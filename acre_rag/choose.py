@@ -33,6 +33,8 @@ class Selection:
 def refill_budget(documents: Sequence[Document], *, window: int, reserved_tokens: int, config: ACREConfig) -> int:
     """Eq. 17 in tokens: `min(W - M, eta)`, where `W` also has to hold the prompt, the tails and the answer.
 
+    L1 entries that do not stay in the window while decoding (`l1_context=False`) take nothing from it.
+
     Args:
         documents: documents asked.
         window: `W`.
@@ -43,7 +45,7 @@ def refill_budget(documents: Sequence[Document], *, window: int, reserved_tokens
         CapacityError: nothing is left; states the numbers.
     """
     caches = [document.cache for document in documents]
-    n_l1 = sum(cache.n_blocks for cache in caches)
+    n_l1 = sum(cache.n_blocks for cache in caches) if config.l1_context else 0
     fixed = len(caches[0].prefix) + sum(len(cache.tail) for cache in caches)
     room = window - n_l1 - fixed - reserved_tokens
     if room < 0:

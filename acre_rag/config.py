@@ -101,15 +101,3 @@ def auto_interval(n_tokens: int, window: int, min_interval: int = 16) -> int:
         f"The document has {n_tokens:,} tokens; with window={window:,} and the largest interval {largest} at most "
         f"{largest * (window // 2):,} fit. Use a larger window, a larger interval, or split the document."
     )
-
-
-def refill_blocks(*, window: int, n_l1: int, budget: int, interval: int) -> int:
-    """Eq. 17: `k = floor(min(W - M, eta) / l)`, never negative.
-
-    Args:
-        window: `W`, in tokens.
-        n_l1: `M`, L1 entries that stand in the window (0 when they are left out).
-        budget: `eta`, in tokens.
-        interval: `l`, tokens per block.
-    """
-    return max(0, min(window - n_l1, budget) // interval)

@@ -1,5 +1,8 @@
 """Arithmetic of blocks: property tests of Eq. 13-19 against slow, obvious counting."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +17,8 @@ from acre_rag.blocks import (
     nested_order,
     tokens_of_chars,
 )
-from acre_rag.config import INTERVALS, ACREConfig, auto_interval, refill_blocks
+from acre_rag.choose import refill_budget
+from acre_rag.config import INTERVALS, ACREConfig, auto_interval
 from acre_rag.errors import CapacityError, ConfigError
 
 
@@ -54,12 +58,33 @@ def test_distant_blocks_are_the_fewest_that_fit(done: int, prefix: int, incoming
             distant_blocks(n_done=done, prefix=prefix, incoming=incoming, window=window, slots_per_block=slots)
 
 
-@given(st.integers(64, 40_000), st.integers(0, 20_000), st.integers(0, 8_192), st.sampled_from(INTERVALS))
-def test_eq_17_is_never_exceeded(window: int, n_l1: int, budget: int, interval: int) -> None:
-    k = refill_blocks(window=window, n_l1=n_l1, budget=budget, interval=interval)
-    assert k >= 0
-    assert k == 0 or (k * interval <= budget and n_l1 + k * interval <= window)
-    assert (k + 1) * interval > min(window - n_l1, budget)
+def asked(n_l1: int, *, prefix: int = 0, tail: int = 0) -> Any:
+    """A document of `n_l1` blocks, as the budget sees it."""
+    cache = SimpleNamespace(n_blocks=n_l1, prefix=range(prefix), tail=range(tail))
+    return SimpleNamespace(cache=cache)
+
+
+@given(
+    st.integers(64, 40_000),
+    st.lists(st.integers(0, 9_000), min_size=1, max_size=3),
+    st.integers(0, 8_192),
+    st.integers(0, 600),
+    st.integers(0, 100),
+    st.booleans(),
+)
+def test_eq_17_is_never_exceeded(
+    window: int, n_l1: list[int], budget: int, reserved: int, fixed: int, l1_context: bool
+) -> None:
+    documents = [asked(n, prefix=fixed, tail=fixed) for n in n_l1]
+    config = ACREConfig(budget=budget, l1_context=l1_context)
+    standing = fixed * (1 + len(n_l1)) + reserved + (sum(n_l1) if l1_context else 0)
+    if standing > window:
+        with pytest.raises(CapacityError, match=f"window={window:,}"):
+            refill_budget(documents, window=window, reserved_tokens=reserved, config=config)
+        return
+    tokens = refill_budget(documents, window=window, reserved_tokens=reserved, config=config)
+    assert 0 <= tokens <= budget and standing + tokens <= window
+    assert tokens == budget or standing + tokens == window
 
 
 @given(st.integers(0, 300_000), st.integers(64, 32_768))
@@ -73,7 +98,8 @@ def test_automatic_interval_is_the_smallest_that_fits(n_tokens: int, window: int
 
 
 def test_the_papers_numbers_at_512k_tokens() -> None:
-    assert refill_blocks(window=32_768, n_l1=524_288 // 16, budget=4096, interval=16) == 0
+    full = asked(524_288 // 16)
+    assert refill_budget([full], window=32_768, reserved_tokens=0, config=ACREConfig(budget=4096)) == 0
     assert auto_interval(524_288, 32_768) == 32
 
 
