@@ -129,9 +129,8 @@ class Library:
                     self._taken_up(entry, tenant)
 
     def _taken_up(self, entry: Entry, tenant: str) -> Document:
-        assert self.store is not None
-        store, document = self.store, self.store.open(entry, tenant)
-        self.residency.admit(document, lambda: store.cache(entry))
+        document = entry.document(tenant)
+        self.residency.admit(document, entry.cache)
         with self._changing:
             self._shelves[tenant][entry.id] = document
         return document
@@ -180,8 +179,7 @@ class Library:
                 self.store.remove(folder)
         if known:
             self._forget(known)
-        store = self.store
-        self.residency.admit(document, (lambda: store.cache(entry)) if store and entry else None)
+        self.residency.admit(document, entry.cache if entry else None)
         with self._changing:
             self._shelves[document.tenant][document.id] = document
         return document

@@ -106,7 +106,7 @@ def verify(
     for entry in wanted:
         try:
             with waiting(f"verifying {entry.id}"):
-                found.verify(entry)
+                entry.verify()
             Console().print(f"{escape(entry.id)}: whole", highlight=False)
         except CorruptCacheError as error:
             problems.append(str(error))

@@ -99,7 +99,7 @@ def kills(new_engine: NewEngine, folder: Path, times: int, *, seed: int = 0) -> 
         for entry in entries:
             counts["documents_saved"] += 1
             try:
-                store.verify(entry)
+                entry.verify()
             except AcreError:
                 counts["corrupt_loads"] += 1
             store.remove(entry.folder)
@@ -124,9 +124,9 @@ def failing_calls(new_engine: NewEngine, folder: Path) -> dict[str, int]:
             counts["leftovers"] += len(list((folder / "tmp").iterdir()))
             kept = [entry.id for entry in store.entries()]
             counts["lost"] += "document 0" not in kept
-            store.verify(store.find("document 0")[0])
+            store.find("document 0")[0].verify()
             for entry in store.find("document 1"):
-                store.verify(entry)
+                entry.verify()
                 store.remove(entry.folder)
             if not reached():
                 break
@@ -151,7 +151,7 @@ def mutations(new_engine: NewEngine, folder: Path, times: int, *, seed: int = 0)
         MUTATIONS[kind](target, places["document 1"], rng)
         counts[kind] += 1
         try:
-            Store(folder).verify(Store(folder).find("document 0")[0])
+            Store(folder).find("document 0")[0].verify()
             counts["unseen_by_verify"] += target.read_bytes() != originals[target] if target.exists() else 1
         except (AcreError, IndexError):
             counts["seen_by_verify"] += 1

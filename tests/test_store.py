@@ -84,8 +84,8 @@ def test_any_cut_into_groups_and_shards_gives_the_rows_back(tmp_path: Path, grou
         module.ShardWriter = real
     store = Store(tmp_path)
     [entry] = store.entries()
-    store.verify(entry)
-    cache, whole = store.cache(entry), exact(read.cache)
+    entry.verify()
+    cache, whole = entry.cache(), exact(read.cache)
     for rows in ([0], [7, 3, 3, read.n_blocks - 1], list(range(read.n_blocks))):
         assert torch.equal(cache.l2.take(torch.tensor(rows)), whole[rows])
     assert cache.l2.n_bytes == whole.nbytes and cache.l2.host_bytes == 0
@@ -97,7 +97,7 @@ def test_a_document_shorter_than_a_block_is_stored_too(tmp_path: Path) -> None:
     again = engine(tmp_path)
     assert again.ask("Who?", "note", settings=SHORT).usage.refilled_tokens == 0
     store = Store(tmp_path)
-    store.verify(store.find("note")[0])
+    store.find("note")[0].verify()
 
 
 def test_only_the_owner_may_read_a_store(tmp_path: Path) -> None:
@@ -190,13 +190,13 @@ def test_damage_is_named_and_a_rebuild_heals_it(tmp_path: Path) -> None:
         raw[-5] ^= 16
         (entry.folder / name).write_bytes(raw)
         with pytest.raises(CorruptCacheError, match=re.escape(name)):
-            Store(tmp_path).verify(entry)
+            entry.verify()
         acre = engine(tmp_path)
         if name == "l2-00000.safetensors":
             with pytest.raises(CorruptCacheError, match="rebuild=True"):
                 acre.using(budget=4096, max_passages=99).ask("Where is the drum?", settings=SHORT)
         acre.add(TEXT, id="rooms", rebuild=True)
-        Store(tmp_path).verify(Store(tmp_path).find("rooms")[0])
+        Store(tmp_path).find("rooms")[0].verify()
     (entry.folder / "manifest.json").write_text("{")
     with pytest.raises(CorruptCacheError, match="not JSON"):
         engine(tmp_path).add(TEXT, id="rooms")
@@ -293,7 +293,7 @@ def test_gc_removes_remains_and_unreadable_documents_only(tmp_path: Path) -> Non
     assert store.gc() == (1, 1)
     assert store.gc() == (0, 0)
     assert [entry.id for entry in store.entries()] == ["good"]
-    store.verify(store.entries()[0])
+    store.entries()[0].verify()
 
 
 def test_a_link_in_the_store_is_not_followed(tmp_path: Path) -> None:
@@ -307,4 +307,4 @@ def test_a_link_in_the_store_is_not_followed(tmp_path: Path) -> None:
     assert "link" in told[0]
     Store(tmp_path / "a").gc()
     assert not link.exists() and other.folder.exists()
-    Store(tmp_path / "b").verify(other)
+    other.verify()

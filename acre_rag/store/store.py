@@ -1,7 +1,7 @@
-"""Documents on disk, read once for good: save, find, open, verify, remove. Knows no model. The format: docs/store.md.
+"""Documents on disk, read once for good: save, find, remove (entry.py reads one back). Knows no model.
 
-A tenant's documents are in a folder named by a digest of the tenant, each document in a folder named by a digest of
-tenant, id, fingerprint and tokens. Nothing a user types becomes part of a path.
+The format: docs/store.md. A tenant's documents are in a folder named by a digest of the tenant, each document in a folder
+named by a digest of tenant, id, fingerprint and tokens. Nothing a user types becomes part of a path.
 """
 
 import errno
@@ -9,45 +9,26 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
 
 import torch
-from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from acre_rag.cache import BiLayerCache
-from acre_rag.document import Document, Holder, text_digest
+from acre_rag.document import Document, text_digest
 from acre_rag.errors import CorruptCacheError, StoreError
 from acre_rag.fingerprint import Fingerprint, fingerprint_digest
-from acre_rag.l2 import L2
-from acre_rag.quantise import codec_of
 from acre_rag.store import manifest as manifests
+from acre_rag.store.entry import COMPACT, PLACES, TEXT, Entry, entry_in, sha256
 from acre_rag.store.files import Folders, make_dir, sync_dir, write_file
 from acre_rag.store.manifest import Manifest, StoredFile
-from acre_rag.store.shards import MappedShards, ShardWriter
-from acre_rag.store.tensors import compact, compact_cache, passages_of, places
+from acre_rag.store.shards import ShardWriter
+from acre_rag.store.tensors import compact, places
 
 _MARK = "acre-store.json"
 _MARKED = b'{"format": "acre-rag-store/1"}\n'
 _DOCUMENTS = "documents"
-_TEXT, _PLACES, _COMPACT = "text.txt", "places.safetensors", "compact.safetensors"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One stored document: its folder and what its manifest says."""
-
-    folder: Path
-    manifest: Manifest
-
-    @property
-    def id(self) -> str:
-        """The user's name for it."""
-        return self.manifest.id
 
 
 class Store:
@@ -88,7 +69,7 @@ class Store:
             files = {}
             text = document.text.encode("utf-8", "surrogatepass")
             for name, raw in self._small_files(document, text):
-                files[name] = StoredFile(bytes=write_file(folder / name, [raw]), sha256=_sha256(raw))
+                files[name] = StoredFile(bytes=write_file(folder / name, [raw]), sha256=sha256(raw))
             for name, raw in writer.files():
                 files[name] = StoredFile(bytes=write_file(folder / name, [raw]), sha256="")
             manifest = Manifest(
@@ -107,7 +88,7 @@ class Store:
                 digests={name: tuple(writer.digests[name]) for name in writer.parts},
             )
             write_file(folder / manifests.NAME, [manifest.dump()])
-        return self._entry(target)
+        return entry_in(target)
 
     def entries(self, tenant: str = "", *, damaged: Callable[[Path, str], None] | None = None) -> list[Entry]:
         """A tenant's documents, oldest first.
@@ -120,7 +101,7 @@ class Store:
         found = []
         for folder in self._document_folders(tenant):
             try:
-                found.append(self._entry(folder))
+                found.append(entry_in(folder))
             except CorruptCacheError as error:
                 if damaged:
                     damaged(folder, str(error))
@@ -138,58 +119,7 @@ class Store:
         Raises:
             CorruptCacheError: there is one, and it is damaged.
         """
-        return self._entry(folder) if os.path.lexists(folder) else None
-
-    def open(self, entry: Entry, tenant: str = "") -> Document:
-        """A document's text and places, without its cache.
-
-        Raises:
-            CorruptCacheError: damaged; names the file.
-        """
-        text = self._verified(entry, _TEXT)
-        tensors = self._tensors(entry, _PLACES, {"offsets", "passages"})
-        if _sha256(text) != entry.manifest.text_sha256 or tensors["offsets"].shape != (entry.manifest.n_tokens, 2):
-            self._damaged(entry, "text and token places do not belong together")
-        return Document(
-            id=entry.id,
-            text=text.decode("utf-8", "surrogatepass"),
-            offsets=tensors["offsets"].numpy(),
-            passages=passages_of(tensors),
-            interval=int(entry.manifest.fingerprint["interval"]),
-            construct_s=entry.manifest.construct_s,
-            tenant=tenant,
-            holder=Holder(),
-            notes=entry.manifest.notes,
-        )
-
-    def cache(self, entry: Entry) -> BiLayerCache:
-        """A document's cache: the compact part in host memory, L2 mapped.
-
-        Raises:
-            CorruptCacheError: damaged; names the file. Blocks of L2 are checked when they are first read.
-        """
-        tensors = self._tensors(entry, _COMPACT, {"head_keys", "l1.keys"})
-        manifest = entry.manifest
-        try:
-            l2 = self._l2(entry)
-            return compact_cache(
-                tensors, interval=int(manifest.fingerprint["interval"]), n_tokens=manifest.n_tokens, l2=l2
-            )
-        except (KeyError, TypeError) as error:
-            self._damaged(entry, f"{_COMPACT} lacks {error}")
-
-    def verify(self, entry: Entry) -> None:
-        """Read and check every byte.
-
-        Raises:
-            CorruptCacheError: names the first damaged file.
-        """
-        self.open(entry)
-        self.cache(entry)
-        self._shards(entry).check_all()
-        strangers = {path.name for path in entry.folder.iterdir()} - entry.manifest.files.keys() - {manifests.NAME}
-        if strangers:
-            self._damaged(entry, f"it holds files of others: {', '.join(sorted(strangers))}")
+        return entry_in(folder) if os.path.lexists(folder) else None
 
     def remove(self, folder: Path) -> None:
         """Delete a document: at once for everyone who opens it later; mappings that are open stay valid."""
@@ -211,7 +141,7 @@ class Store:
             for folder in self._tenant_folders() if tenant is None else [self._tenant_folder(tenant)]:
                 for path in _subfolders(folder):
                     try:
-                        self._entry(path)
+                        entry_in(path)
                     except CorruptCacheError:
                         broken.append(path)
             for path in broken:
@@ -231,7 +161,7 @@ class Store:
             )
 
     def _tenant_folder(self, tenant: str) -> Path:
-        return self.root / _DOCUMENTS / _sha256(b"tenant\0" + tenant.encode("utf-8", "surrogatepass"))[:32]
+        return self.root / _DOCUMENTS / sha256(b"tenant\0" + tenant.encode("utf-8", "surrogatepass"))[:32]
 
     def _tenant_folders(self) -> list[Path]:
         return _subfolders(self.root / _DOCUMENTS)
@@ -248,59 +178,10 @@ class Store:
         total.update(token_ids.detach().cpu().to(torch.int64).numpy().tobytes())
         return self._tenant_folder(tenant) / total.hexdigest()
 
-    def _entry(self, folder: Path) -> Entry:
-        path = folder / manifests.NAME
-        if folder.is_symlink() or path.is_symlink():
-            raise CorruptCacheError(f"{folder} is a link, which no store makes. Remove it: acre gc.")
-        try:
-            return Entry(folder, manifests.parse(path.read_bytes()))
-        except FileNotFoundError as error:
-            if not folder.exists():
-                raise StoreError(f"The document in {folder.name[:12]}… was removed by another process.") from error
-            raise CorruptCacheError(_no_manifest(folder, "it is missing")) from error
-        except (OSError, ValueError) as error:
-            raise CorruptCacheError(_no_manifest(folder, str(error))) from error
-
     def _small_files(self, document: Document, text: bytes) -> Iterator[tuple[str, bytes]]:
-        yield _TEXT, text
-        yield _PLACES, safetensors.save(places(document))
-        yield _COMPACT, safetensors.save(compact(document.cache))
-
-    def _tensors(self, entry: Entry, name: str, needed: set[str]) -> dict[str, Tensor]:
-        try:
-            tensors = safetensors.load(self._verified(entry, name))
-        except (SafetensorError, ValueError) as error:
-            self._damaged(entry, f"{name} cannot be read ({error})")
-        if not needed <= tensors.keys():
-            self._damaged(entry, f"{name} lacks {', '.join(sorted(needed - tensors.keys()))}")
-        return tensors
-
-    def _verified(self, entry: Entry, name: str) -> bytes:
-        """A whole file whose digest is right."""
-        path, expected = entry.folder / name, entry.manifest.files.get(name)
-        try:
-            raw = b"" if path.is_symlink() else path.read_bytes()
-        except OSError as error:
-            if not entry.folder.exists():
-                raise StoreError(f"The stored document {entry.id!r} was removed by another process.") from error
-            self._damaged(entry, f"{name} cannot be read ({error.strerror})")
-        if expected is None or _sha256(raw) != expected.sha256:
-            self._damaged(entry, f"{name} was changed")
-        return raw
-
-    def _l2(self, entry: Entry) -> L2:
-        dtype = getattr(torch, str(entry.manifest.fingerprint["dtype"]))
-        bits = int(entry.manifest.fingerprint["l2_bits"])
-        return L2(self._shards(entry).rows(), codec_of(bits), dtype)
-
-    def _shards(self, entry: Entry) -> MappedShards:
-        return MappedShards(entry.folder, entry.manifest, lambda reason: self._damaged(entry, reason))
-
-    def _damaged(self, entry: Entry, reason: str) -> NoReturn:
-        raise CorruptCacheError(
-            f"The stored cache of {entry.id!r} is damaged: {reason} (in {entry.folder}). Build it again: "
-            "acre build FILE --rebuild, or ACRE.add(text, id, rebuild=True)."
-        )
+        yield TEXT, text
+        yield PLACES, safetensors.save(places(document))
+        yield COMPACT, safetensors.save(compact(document.cache))
 
     @contextmanager
     def _clear_errors(self, doing: str) -> Iterator[None]:
@@ -317,13 +198,6 @@ class Store:
             ) from error
 
 
-def _no_manifest(folder: Path, reason: str) -> str:
-    return (
-        f"The manifest of a stored document cannot be used: {reason} (in {folder}). Build the document again "
-        "(rebuild=True), or remove such remains: acre gc."
-    )
-
-
 def _mark(root: Path) -> None:
     new = root / f"{_MARK}.new"
     new.unlink(missing_ok=True)
@@ -337,7 +211,3 @@ def _subfolders(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.is_dir())
     except FileNotFoundError:
         return []
-
-
-def _sha256(raw: bytes) -> str:
-    return hashlib.sha256(raw).hexdigest()

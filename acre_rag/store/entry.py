@@ -1,0 +1,156 @@
+"""One stored document read back: its text, its places, its cache, every byte checked. Knows no folders but its own."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from acre_rag.cache import BiLayerCache
+from acre_rag.document import Document, Holder
+from acre_rag.errors import CorruptCacheError, StoreError
+from acre_rag.l2 import L2
+from acre_rag.quantise import codec_of
+from acre_rag.store import manifest as manifests
+from acre_rag.store.manifest import Manifest
+from acre_rag.store.shards import MappedShards
+from acre_rag.store.tensors import compact_cache, passages_of
+
+TEXT, PLACES, COMPACT = "text.txt", "places.safetensors", "compact.safetensors"
+"""The small files of a document; L2's shards are named by the manifest."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored document: its folder and what its manifest says."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        """The user's name for it."""
+        return self.manifest.id
+
+    def document(self, tenant: str = "") -> Document:
+        """A document's text and places, without its cache.
+
+        Raises:
+            CorruptCacheError: damaged; names the file.
+        """
+        text = self._verified(TEXT)
+        tensors = self._tensors(PLACES, {"offsets", "passages"})
+        if sha256(text) != self.manifest.text_sha256 or tensors["offsets"].shape != (self.manifest.n_tokens, 2):
+            self._damaged("text and token places do not belong together")
+        return Document(
+            id=self.id,
+            text=text.decode("utf-8", "surrogatepass"),
+            offsets=tensors["offsets"].numpy(),
+            passages=passages_of(tensors),
+            interval=int(self.manifest.fingerprint["interval"]),
+            construct_s=self.manifest.construct_s,
+            tenant=tenant,
+            holder=Holder(),
+            notes=self.manifest.notes,
+        )
+
+    def cache(self) -> BiLayerCache:
+        """A document's cache: the compact part in host memory, L2 mapped.
+
+        Raises:
+            CorruptCacheError: damaged; names the file. Blocks of L2 are checked when they are first read.
+        """
+        tensors = self._tensors(COMPACT, {"head_keys", "l1.keys"})
+        manifest = self.manifest
+        try:
+            l2 = self._l2()
+            return compact_cache(
+                tensors, interval=int(manifest.fingerprint["interval"]), n_tokens=manifest.n_tokens, l2=l2
+            )
+        except (KeyError, TypeError) as error:
+            self._damaged(f"{COMPACT} lacks {error}")
+
+    def verify(self) -> None:
+        """Read and check every byte.
+
+        Raises:
+            CorruptCacheError: names the first damaged file.
+        """
+        self.document()
+        self.cache()
+        self._shards().check_all()
+        strangers = {path.name for path in self.folder.iterdir()} - self.manifest.files.keys() - {manifests.NAME}
+        if strangers:
+            self._damaged(f"it holds files of others: {', '.join(sorted(strangers))}")
+
+    def _tensors(self, name: str, needed: set[str]) -> dict[str, Tensor]:
+        try:
+            tensors = safetensors.load(self._verified(name))
+        except (SafetensorError, ValueError) as error:
+            self._damaged(f"{name} cannot be read ({error})")
+        if not needed <= tensors.keys():
+            self._damaged(f"{name} lacks {', '.join(sorted(needed - tensors.keys()))}")
+        return tensors
+
+    def _verified(self, name: str) -> bytes:
+        """A whole file whose digest is right."""
+        path, expected = self.folder / name, self.manifest.files.get(name)
+        try:
+            raw = b"" if path.is_symlink() else path.read_bytes()
+        except OSError as error:
+            if not self.folder.exists():
+                raise StoreError(f"The stored document {self.id!r} was removed by another process.") from error
+            self._damaged(f"{name} cannot be read ({error.strerror})")
+        if expected is None or sha256(raw) != expected.sha256:
+            self._damaged(f"{name} was changed")
+        return raw
+
+    def _l2(self) -> L2:
+        dtype = getattr(torch, str(self.manifest.fingerprint["dtype"]))
+        bits = int(self.manifest.fingerprint["l2_bits"])
+        return L2(self._shards().rows(), codec_of(bits), dtype)
+
+    def _shards(self) -> MappedShards:
+        return MappedShards(self.folder, self.manifest, lambda reason: self._damaged(reason))
+
+    def _damaged(self, reason: str) -> NoReturn:
+        raise CorruptCacheError(
+            f"The stored cache of {self.id!r} is damaged: {reason} (in {self.folder}). Build it again: "
+            "acre build FILE --rebuild, or ACRE.add(text, id, rebuild=True)."
+        )
+
+
+def entry_in(folder: Path) -> Entry:
+    """The document in a folder.
+
+    Raises:
+        CorruptCacheError: its manifest cannot be used.
+        StoreError: another process removed it.
+    """
+    path = folder / manifests.NAME
+    if folder.is_symlink() or path.is_symlink():
+        raise CorruptCacheError(f"{folder} is a link, which no store makes. Remove it: acre gc.")
+    try:
+        return Entry(folder, manifests.parse(path.read_bytes()))
+    except FileNotFoundError as error:
+        if not folder.exists():
+            raise StoreError(f"The document in {folder.name[:12]}… was removed by another process.") from error
+        raise CorruptCacheError(_no_manifest(folder, "it is missing")) from error
+    except (OSError, ValueError) as error:
+        raise CorruptCacheError(_no_manifest(folder, str(error))) from error
+
+
+def _no_manifest(folder: Path, reason: str) -> str:
+    return (
+        f"The manifest of a stored document cannot be used: {reason} (in {folder}). Build the document again "
+        "(rebuild=True), or remove such remains: acre gc."
+    )
+
+
+def sha256(raw: bytes) -> str:
+    """Hexadecimal digest."""
+    return hashlib.sha256(raw).hexdigest()
