@@ -37,10 +37,6 @@ class TrainingDataError(AcreError):
     """Training data cannot be read or built: a missing file, an unknown form, a damaged shard."""
 
 
-class DatasetError(AcreError):
-    """Evaluation data cannot be found or read, or a line of it is damaged; the message names the file and line."""
-
-
 class BusyError(AcreError):
     """Too many requests are waiting for the model."""
 

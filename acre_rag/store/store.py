@@ -1,6 +1,6 @@
 """Documents on disk, read once for good: save, find, remove (entry.py reads one back). Knows no model.
 
-The format: docs/store.md. A tenant's documents are in a folder named by a digest of the tenant, each document in a folder
+The format: docs/store.md. A tenant's documents are in a folder named by a digest of the tenant, each document in one
 named by a digest of tenant, id, fingerprint and tokens. Nothing a user types becomes part of a path.
 """
 

@@ -1,0 +1,84 @@
+"""What is compared: a system with options, and which of them can share one reading of a document. Asks nobody.
+
+ACRE's forms that differ only in what a question refills answer from the same caches: a document is read once for all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import groupby
+from typing import Any
+
+from acre_rag.baselines.base import Pipeline, Setting
+from acre_rag.baselines.registry import SYSTEMS, make_system, system_named
+from acre_rag.config import ACREConfig
+from acre_rag.engine import ACRE
+
+_ASKING = ("select", "granularity", "budget", "max_passages", "l1_context")
+"""Fields of `ACREConfig` that reading a document does not depend on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A system with options.
+
+    Attributes:
+        name: in the registry.
+        options: beyond the registry's.
+
+    Raises:
+        ConfigError: no such system.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """A misspelt name is told before anything is loaded."""
+        system_named(self.name)
+
+    @property
+    def label(self) -> str:
+        """As files and tables call it: "acre", "acre,budget=512"."""
+        return ",".join([self.name, *(f"{name}={value}" for name, value in self.options.items())])
+
+    @property
+    def title(self) -> str:
+        """As people read it."""
+        return title_of(self.name, self.options)
+
+    def make(self, setting: Setting, shared: Pipeline | None) -> Pipeline:
+        """The system; over the documents of `shared`, an engine of the same group, if there is one."""
+        if not isinstance(shared, ACRE):
+            return make_system(self.name, setting, **self.options)
+        return shared.using(**{name: self._all_options.get(name, default) for name, default in _asking_defaults()})
+
+    @property
+    def _all_options(self) -> dict[str, Any]:
+        return {**dict(system_named(self.name).options), **self.options}
+
+    @property
+    def _reading(self) -> str:
+        """The same for two forms that keep the same of a document."""
+        system = system_named(self.name)
+        if system.family != "acre":
+            return self.label
+        return repr((system.place, sorted((k, v) for k, v in self._all_options.items() if k not in _ASKING)))
+
+
+def title_of(name: str, options: Mapping[str, Any]) -> str:
+    """A system with options as people read it; its name when the registry does not know it."""
+    title = SYSTEMS[name].title if name in SYSTEMS else name
+    return ", ".join([title, *(f"{option} {value}" for option, value in options.items())])
+
+
+def grouped_by_reading(forms: Sequence[Form]) -> list[list[Form]]:
+    """Forms that share one reading of a document, together; groups in the order of their first form."""
+    first: dict[str, int] = {}
+    for index, form in enumerate(forms):
+        first.setdefault(form._reading, index)
+    ordered = sorted(forms, key=lambda form: first[form._reading])
+    return [list(group) for _, group in groupby(ordered, key=lambda form: form._reading)]
+
+
+def _asking_defaults() -> list[tuple[str, Any]]:
+    return [(each.name, each.default) for each in fields(ACREConfig) if each.name in _ASKING]

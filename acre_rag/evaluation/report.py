@@ -1,0 +1,262 @@
+"""Rows to findings: score of each system on each data set, averages, paired differences, costs. Draws nothing.
+
+A failure counts as score 0, and is counted. A system that could not be made has no score. Rows of different models,
+windows or types are never averaged together: each such setting is a comparison of its own.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from acre_rag.baselines.registry import SYSTEMS
+from acre_rag.errors import ConfigError
+from acre_rag.evaluation.forms import title_of
+from acre_rag.evaluation.rows import Row
+from acre_rag.evaluation.statistics import Estimate, mean_of, mean_of_means, paired_differences
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One system on one data set.
+
+    Attributes:
+        score: mean score, failures counting 0.
+        answered: mean score of the questions that did not fail; `None` when all did.
+        difference: to the baseline, over the questions that both have; `None` for the baseline itself.
+        n: questions.
+        failed: how many of these failed.
+    """
+
+    score: Estimate
+    answered: float | None
+    difference: Estimate | None
+    n: int
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Means over everything that a system did; `None` where nothing was measured.
+
+    Attributes:
+        read_s: seconds to read a document.
+        question_s: seconds of a question about a document that was read.
+        first_token_s: seconds until its answer began.
+        peak_bytes: highest peak memory of a question.
+        memory: what that is.
+        kv_tokens: tokens attended when an answer began: prompt and cache.
+    """
+
+    read_s: float | None
+    question_s: float | None
+    first_token_s: float | None
+    peak_bytes: float | None
+    memory: str
+    kv_tokens: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemFindings:
+    """One system over all data sets.
+
+    Attributes:
+        system: its label.
+        title: for people.
+        family: "acre", "kv", "retrieval"; empty when the registry does not know it any more.
+        cells: by data set; those that it could not be made for, or was not asked, are missing.
+        refusals: why it could not be made, by data set.
+        average: over the data sets; `None` unless it has all of them.
+        difference: of the average to the baseline's.
+        cost: what it took.
+        failures: what was raised, and how often.
+        facts: what it says of itself.
+    """
+
+    system: str
+    title: str
+    family: str
+    cells: Mapping[str, Cell]
+    refusals: Mapping[str, str]
+    average: Estimate | None
+    difference: Estimate | None
+    cost: Cost
+    failures: Mapping[str, int]
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Systems on the same model with the same window.
+
+    Attributes:
+        model: name of the model.
+        setting: type and window, for people.
+        machine: where it ran.
+        baseline: the system that the others are compared with.
+        datasets: the metric of each data set.
+        systems: in the registry's order.
+        rows: behind all of it, by (data set, item, system).
+        remarks: what a reader must know: missing questions, rows left out.
+    """
+
+    model: str
+    setting: str
+    machine: str
+    baseline: str
+    datasets: Mapping[str, str]
+    systems: Sequence[SystemFindings]
+    rows: Mapping[tuple[str, str, str], Row]
+    remarks: Sequence[str]
+
+
+def compare(rows: Iterable[Row], *, baseline: str = "acre") -> list[Comparison]:
+    """Findings of each setting (model, type, window) that the rows have.
+
+    Raises:
+        ConfigError: no setting has the baseline.
+    """
+    settings: dict[tuple[str, str, str, int], list[Row]] = defaultdict(list)
+    for row in rows:
+        settings[row.run.model, row.run.weights, row.run.dtype, row.run.window].append(row)
+    labels = sorted({row.run.system for each in settings.values() for row in each})
+    if baseline not in labels:
+        raise ConfigError(f"No rows of the baseline {baseline!r}; there are: {', '.join(labels)}. Use --baseline.")
+    return [_compared(each, baseline) for each in settings.values()]
+
+
+def _compared(rows: Sequence[Row], baseline: str) -> Comparison:
+    asked, remarks = _one_each([row for row in rows if not row.refused])
+    refused = [row for row in rows if row.refused]
+    datasets = {row.run.dataset: row.run.metric for row in rows}
+    systems = sorted({row.run.system: row.run.name for row in rows}.items(), key=_registry_order)
+    scores: dict[tuple[str, str], dict[str, float]] = {(s, d): {} for s, _ in systems for d in datasets}
+    for (dataset, item, system), row in asked.items():
+        scores[system, dataset][item] = row.score
+    findings = [
+        _findings(
+            [row for row in (*asked.values(), *refused) if row.run.system == system],
+            {dataset: scores[system, dataset] for dataset in datasets},
+            {dataset: scores.get((baseline, dataset), {}) for dataset in datasets} if system != baseline else None,
+        )
+        for system, _ in systems
+    ]
+    first = rows[0]
+    return Comparison(
+        model=first.run.model,
+        setting=f"{first.run.dtype}, window {first.run.window:,}",
+        machine="; ".join(sorted({_machine(row) for row in rows} - {""})),
+        baseline=baseline,
+        datasets=datasets,
+        systems=findings,
+        rows=asked,
+        remarks=[*remarks, *_unequal(scores), *_mixed(asked.values())],
+    )
+
+
+def _findings(
+    rows: Sequence[Row],
+    scores: Mapping[str, Mapping[str, float]],
+    baseline: Mapping[str, Mapping[str, float]] | None,
+) -> SystemFindings:
+    cells, differences = {}, {}
+    for dataset, by_item in scores.items():
+        here = [row for row in rows if row.run.dataset == dataset and not row.refused]
+        if not by_item:
+            continue
+        differences[dataset] = paired_differences(by_item, baseline[dataset]) if baseline is not None else []
+        answered = [row.score for row in here if row.error is None]
+        cells[dataset] = Cell(
+            score=mean_of(list(by_item.values())),
+            answered=fmean(answered) if answered else None,
+            difference=mean_of(differences[dataset]) if differences[dataset] else None,
+            n=len(by_item),
+            failed=sum(row.error is not None for row in here),
+        )
+    complete = len(cells) == len(scores)
+    comparable = complete and all(differences.values())
+    return SystemFindings(
+        system=rows[0].run.system,
+        title=title_of(rows[0].run.name, rows[0].run.options),
+        family=_family(rows[0].run.name),
+        cells=cells,
+        refusals={row.run.dataset: _said(row) for row in rows if row.refused and row.run.dataset not in cells},
+        average=mean_of_means([list(by_item.values()) for by_item in scores.values()]) if complete else None,
+        difference=mean_of_means(list(differences.values())) if comparable else None,
+        cost=_cost([row for row in rows if not row.refused]),
+        failures=Counter(_said(row) for row in rows if row.error and not row.refused),
+        facts={name: value for row in rows for name, value in row.facts.items()},
+    )
+
+
+def _cost(rows: Sequence[Row]) -> Cost:
+    documents = {(row.run.dataset, row.document): row.seconds["read"] for row in rows if "read" in row.seconds}
+    answered = [row for row in rows if row.error is None]
+    peaks = [row.memory["peak_bytes"] for row in answered if row.memory.get("peak_bytes") is not None]
+    return Cost(
+        read_s=_mean(documents.values()),
+        question_s=_mean(row.seconds["question"] for row in answered),
+        first_token_s=_mean(row.seconds["first_token"] for row in answered),
+        peak_bytes=max(peaks, default=None),
+        memory=next((row.memory["kind"] for row in answered if row.memory), ""),
+        kv_tokens=_mean(row.tokens["prompt"] + row.tokens["cached"] for row in answered),
+    )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return fmean(found) if found else None
+
+
+def _one_each(rows: Sequence[Row]) -> tuple[dict[tuple[str, str, str], Row], list[str]]:
+    """Each system's last row of each question."""
+    found: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        assert row.item is not None
+        found[row.run.dataset, row.item, row.run.system] = row
+    repeated = len(rows) - len(found)
+    return found, [f"{repeated} rows repeat a question; the last one counts."] if repeated else []
+
+
+def _unequal(scores: Mapping[tuple[str, str], Mapping[str, float]]) -> list[str]:
+    """Systems that were not asked what the others were."""
+    remarks = []
+    for dataset in {dataset: None for _, dataset in scores}:
+        asked = {system: set(items) for (system, of), items in scores.items() if of == dataset and items}
+        everything = set().union(*asked.values())
+        missing = {system: len(everything - items) for system, items in asked.items() if everything - items}
+        for system, count in missing.items():
+            remarks.append(
+                f"{dataset}: {system} lacks {count} of {len(everything)} questions; its mean is over those it has."
+            )
+    return remarks
+
+
+def _mixed(rows: Iterable[Row]) -> list[str]:
+    """Data sets that were not asked alike: prompts, limits or seeds differ, or an item's text does."""
+    alike: dict[str, set[tuple[str, int, tuple[str, ...]]]] = defaultdict(set)
+    contents: dict[tuple[str, str | None], set[str]] = defaultdict(set)
+    for row in rows:
+        alike[row.run.dataset].add((row.run.template, row.run.max_new_tokens, tuple(row.run.stop)))
+        contents[row.run.dataset, row.item].add(row.content)
+    remarks = [f"{dataset}: prompts or limits differ between systems." for dataset, of in alike.items() if len(of) > 1]
+    changed = Counter(dataset for (dataset, _), of in contents.items() if len(of) > 1)
+    return remarks + [f"{dataset}: {n} questions differ between systems." for dataset, n in changed.items()]
+
+
+def _registry_order(system: tuple[str, str]) -> tuple[int, str]:
+    label, name = system
+    return (list(SYSTEMS).index(name) if name in SYSTEMS else len(SYSTEMS), label)
+
+
+def _family(name: str) -> str:
+    return SYSTEMS[name].family if name in SYSTEMS else ""
+
+
+def _said(row: Row) -> str:
+    error = row.error or {}
+    return f"{error.get('kind', '')}: {error.get('message', '')}"
+
+
+def _machine(row: Row) -> str:
+    return ", ".join(each for each in (row.where.get("machine", ""), row.where.get("device", "")) if each)

@@ -1,0 +1,207 @@
+"""Findings as tables that Markdown, a terminal and a page can show. Knows no rows and computes nothing."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+from acre_rag.evaluation.report import Cell, Comparison, SystemFindings
+from acre_rag.evaluation.statistics import Estimate
+
+NOTHING = "–"
+_MARKS = ("best", "second")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell.
+
+    Attributes:
+        text: what it says.
+        mark: "best", "second" or nothing.
+        aside: a smaller word behind it: the interval, a count.
+    """
+
+    text: str
+    mark: str = ""
+    aside: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table.
+
+    Attributes:
+        title: above it.
+        header: name of each column.
+        lines: cells of each row; the first is its name.
+        note: what a reader must know, below it.
+    """
+
+    title: str
+    header: Sequence[str]
+    lines: Sequence[Sequence[Entry]]
+    note: str = ""
+
+
+def sheets_of(comparison: Comparison) -> list[Sheet]:
+    """Scores, differences to the baseline, costs, and what went wrong."""
+    sheets = [_scores(comparison), _differences(comparison), _costs(comparison), _failures(comparison)]
+    return [sheet for sheet in sheets if sheet.lines]
+
+
+def heading(comparison: Comparison) -> str:
+    """What was compared, in one line."""
+    return f"{comparison.model} ({comparison.setting})"
+
+
+def markdown(comparison: Comparison) -> str:
+    """All tables and remarks."""
+    parts = [f"## {_cell(heading(comparison))}", f"Machine: {comparison.machine or 'unknown'}."]
+    parts += [f"- {remark}" for remark in comparison.remarks]
+    for sheet in sheets_of(comparison):
+        parts += [f"### {sheet.title}", _markdown_table(sheet)]
+        parts += [sheet.note] if sheet.note else []
+    return "\n\n".join(parts) + "\n"
+
+
+def rich_table(sheet: Sheet) -> Table:
+    """A table for a terminal."""
+    table = Table(title=sheet.title, caption=sheet.note or None, title_justify="left", caption_justify="left")
+    for index, name in enumerate(sheet.header):
+        table.add_column(Text(name), justify="right" if index else "left", overflow="fold")
+    styles = {"best": "bold green", "second": "underline", "": ""}
+    for line in sheet.lines:
+        table.add_row(
+            *(
+                Text.assemble((entry.text, styles[entry.mark]), (f" {entry.aside}" if entry.aside else "", "dim"))
+                for entry in line
+            )
+        )
+    return table
+
+
+def _scores(comparison: Comparison) -> Sheet:
+    datasets = comparison.datasets
+    columns = {name: _marked([_mean(each.cells.get(name)) for each in comparison.systems]) for name in datasets}
+    averages = _marked([each.average.mean if each.average else None for each in comparison.systems])
+    lines = []
+    for index, each in enumerate(comparison.systems):
+        cells = [_score(each, name, columns[name][index]) for name in datasets]
+        failed = sum(cell.failed for cell in each.cells.values())
+        n = sum(cell.n for cell in each.cells.values())
+        lines.append([Entry(each.title), *cells, _estimate(each.average, averages[index]), Entry(f"{failed} of {n}")])
+    header = ["system", *(f"{name} ({metric})" for name, metric in datasets.items()), "average", "failed"]
+    note = (
+        "Scores 0 to 100 with 95 % bootstrap intervals over questions; a failed question counts 0. Best in bold, second "
+        "best underlined. The average weighs each data set the same."
+    )
+    return Sheet("Scores", header, lines, note)
+
+
+def _differences(comparison: Comparison) -> Sheet:
+    lines = []
+    for each in comparison.systems:
+        if each.system == comparison.baseline:
+            continue
+        cells = [
+            _estimate(cell.difference if (cell := each.cells.get(name)) else None, signed=True)
+            for name in comparison.datasets
+        ]
+        lines.append([Entry(each.title), *cells, _estimate(each.difference, signed=True)])
+    title = next((each.title for each in comparison.systems if each.system == comparison.baseline), comparison.baseline)
+    note = (
+        f"Score minus that of {title} on the same question, with 95 % bootstrap intervals; an interval without 0 is a "
+        "difference that these questions show."
+    )
+    has_baseline = any(each.system == comparison.baseline for each in comparison.systems)
+    return Sheet(f"Against {title}", ["system", *comparison.datasets, "average"], lines if has_baseline else [], note)
+
+
+def _costs(comparison: Comparison) -> Sheet:
+    header = ["system", "read a document, s", "a question, s", "its first token, s", "peak memory, MiB", "KV attended"]
+    costs = [each.cost for each in comparison.systems]
+    lines = [
+        [
+            Entry(each.title),
+            _number(each.cost.read_s, "{:,.2f}"),
+            _number(each.cost.question_s, "{:,.2f}"),
+            _number(each.cost.first_token_s, "{:,.2f}"),
+            _number(each.cost.peak_bytes, "{:,.0f}", unit=2**20),
+            _number(each.cost.kv_tokens, "{:,.0f}"),
+        ]
+        for each in comparison.systems
+    ]
+    kinds = sorted({cost.memory for cost in costs} - {""})
+    note = (
+        "Means over documents and questions; a document is read once. KV attended: tokens of prompt and cache when the "
+        f"answer begins. Peak memory: the highest of any question ({'; '.join(kinds) or 'not measured'})."
+    )
+    return Sheet("Costs", header, lines, note)
+
+
+def _failures(comparison: Comparison) -> Sheet:
+    lines = []
+    for each in comparison.systems:
+        lines += [
+            [Entry(each.title), Entry(f"could not be made for {name}"), Entry(why)]
+            for name, why in each.refusals.items()
+        ]
+        lines += [[Entry(each.title), Entry(f"{count} questions"), Entry(why)] for why, count in each.failures.items()]
+    return Sheet("What failed", ["system", "where", "why"], lines)
+
+
+def _score(system: SystemFindings, dataset: str, mark: str) -> Entry:
+    cell = system.cells.get(dataset)
+    if cell is None:
+        return Entry("refused" if dataset in system.refusals else NOTHING)
+    return _estimate(cell.score, mark)
+
+
+def _estimate(estimate: Estimate | None, mark: str = "", *, signed: bool = False) -> Entry:
+    if estimate is None:
+        return Entry(NOTHING)
+    number = "{:+.1f}" if signed else "{:.1f}"
+    interval = "" if estimate.low is None else f"[{number.format(estimate.low)}, {number.format(estimate.high)}]"
+    return Entry(number.format(estimate.mean), mark, f"{interval} n={estimate.n}".strip())
+
+
+def _number(value: float | None, form: str, *, unit: float = 1) -> Entry:
+    return Entry(NOTHING if value is None else form.format(value / unit))
+
+
+def _mean(cell: Cell | None) -> float | None:
+    return cell.score.mean if cell else None
+
+
+def _marked(values: Sequence[float | None]) -> list[str]:
+    """Marks of the best and the second best value; equal ones share a mark, and a mark needs something below it."""
+    steps = sorted({round(value, 1) for value in values if value is not None}, reverse=True)
+    marks = dict(zip(steps, _MARKS, strict=False)) if len(steps) > 1 else {}
+    return ["" if value is None else marks.get(round(value, 1), "") for value in values]
+
+
+def _markdown_table(sheet: Sheet) -> str:
+    frames: dict[str, Callable[[str], str]] = {
+        "best": lambda text: f"**{text}**",
+        "second": lambda text: f"<u>{text}</u>",
+        "": lambda text: text,
+    }
+    lines = [[_cell(name) for name in sheet.header], ["---"] * len(sheet.header)]
+    for line in sheet.lines:
+        lines.append(
+            [
+                frames[entry.mark](_cell(entry.text)) + (f" {_cell(entry.aside)}" if entry.aside else "")
+                for entry in line
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text that cannot leave its cell, nor become markup."""
+    plain = " ".join(text.split())
+    for char in "\\`*_|[]<>":
+        plain = plain.replace(char, f"\\{char}" if char in "\\`*_|[]" else {"<": "&lt;", ">": "&gt;"}[char])
+    return plain
