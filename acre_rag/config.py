@@ -1,6 +1,6 @@
 """The options of the method, validated once: knows numbers and names, nothing of tensors or models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from acre_rag.errors import CapacityError, ConfigError
@@ -30,6 +30,7 @@ class ACREConfig:
         max_passages: most passages refilled per question; more is not better for a small reader.
         l2_bits: bits of the exact layer: 16 as the model computes it, or 8 or 4 (needs the "quantised" extra).
         l1_context: whether the L1 entries stay between the refilled blocks when decoding.
+        prior: whether the attention of content-free questions is taken off a question's (off: for comparison).
 
     Raises:
         ConfigError: an option is out of range.
@@ -46,6 +47,7 @@ class ACREConfig:
     max_passages: int = 2
     l2_bits: int = 16
     l1_context: bool = True
+    prior: bool = True
 
     def __post_init__(self) -> None:
         """Check every option on its own."""
@@ -101,3 +103,10 @@ def auto_interval(n_tokens: int, window: int, min_interval: int = 16) -> int:
         f"The document has {n_tokens:,} tokens; with window={window:,} and the largest interval {largest} at most "
         f"{largest * (window // 2):,} fit. Use a larger window, a larger interval, or split the document."
     )
+
+
+READING_OPTIONS = ("window", "interval", "min_interval", "stride", "passage_tokens", "l2_bits")
+"""Options that decide how a document is read; another value needs it read anew."""
+
+ASKING_OPTIONS = tuple(field.name for field in fields(ACREConfig) if field.name not in READING_OPTIONS)
+"""Options that one cache serves with any value."""

@@ -14,7 +14,7 @@ from acre_rag.answer import Answer, Source
 from acre_rag.asking import Asker, Prepared
 from acre_rag.cache import KV
 from acre_rag.choose import Selection
-from acre_rag.config import ACREConfig
+from acre_rag.config import READING_OPTIONS, ACREConfig
 from acre_rag.construct import ProgressCallback, ReadingPlan
 from acre_rag.decoder import Decoder
 from acre_rag.desk import Asked, Desk, Documents
@@ -37,8 +37,6 @@ from acre_rag.sources import sources_of
 from acre_rag.store import Store
 from acre_rag.streams import Pieces, TextStream
 from acre_rag.worker import Ticket
-
-_READING_OPTIONS = ("window", "interval", "min_interval", "stride", "passage_tokens", "l2_bits")
 
 
 class ACRE:
@@ -146,13 +144,12 @@ class ACRE:
         Args:
             template: another way to put the question; what stands before the document is in the caches and must stay.
             retriever: another text retriever.
-            options: fields of `ACREConfig` that do not change what was read: select, granularity, budget, max_passages,
-                l1_context.
+            options: fields of `ACREConfig` that do not change what was read (`config.ASKING_OPTIONS`).
 
         Raises:
             ConfigError: the option would need the documents to be read anew.
         """
-        if fixed := [name for name in _READING_OPTIONS if name in options]:
+        if fixed := [name for name in READING_OPTIONS if name in options]:
             raise ConfigError(f"{', '.join(fixed)} decide how documents are read; make a new engine for another value.")
         other = copy.copy(self)
         other.config = replace(self.config, **options)

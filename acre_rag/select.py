@@ -59,7 +59,7 @@ class Selector:
         if config.select == "retriever":
             return _by_retriever(question, documents, config, budget_tokens, retriever)
         raw = self._raw_scores(documents, self._queries(question, documents))
-        tokens = _without_prior(raw, documents)
+        tokens = _without_prior(raw, documents) if config.prior else _as_arrays(raw)
         scores = self._agreement(tokens, units)
         passages = units if config.granularity == "passages" else split_units(documents, "passages")
         if about_the_whole(raw, documents, peak=float(self._agreement(tokens, passages).max(initial=0.0))):
@@ -167,8 +167,12 @@ def _without_prior(raw: Sequence[Tensor], documents: Sequence[Document]) -> list
         if prior is not None:
             share = scores.sum(dim=1, keepdim=True) / prior.scores.sum(dim=1, keepdim=True).clamp_min(1e-12)
             scores = scores - share * prior.scores
-        results.append(scores.double().cpu().numpy())
-    return results
+        results.append(scores)
+    return _as_arrays(results)
+
+
+def _as_arrays(scores: Sequence[Tensor]) -> list[Scores]:
+    return [each.double().cpu().numpy() for each in scores]
 
 
 def _by_retriever(

@@ -8,7 +8,9 @@ from conftest import exact, tiny_decoder
 from acre_rag import ACRE, ACREConfig, Answer, GenerationSettings
 from acre_rag.decoder import Decoder
 from acre_rag.errors import AcreError, CapacityError, ConfigError, DocumentError
+from acre_rag.question import global_view, question_queries
 from acre_rag.retrieve import Span
+from acre_rag.scores import pooled_scores
 
 TEXT = "\n\n".join(
     f"Paragraph {i}: the {word} is in room {i}."
@@ -249,3 +251,17 @@ def test_an_answer_says_whether_it_was_cut_and_a_stream_ends_where_the_answer_do
     for settings, answer in zip(wild, whole, strict=True):
         *pieces, last = acre.stream("Where is the drum?", settings=settings)
         assert last.text == answer.text == "".join(pieces).strip()
+
+
+def test_without_the_prior_a_passage_scores_its_raw_attention(tiny_acre: ACRE) -> None:
+    document = tiny_acre.add(TEXT)
+    with_prior = tiny_acre.select("Where is the drum?", document).unit_scores
+    chosen = tiny_acre.using(prior=False).select("Where is the drum?", document).unit_scores
+    cache, asked = document.cache, tiny_acre.question("Where is the drum?")
+    queries = question_queries(tiny_acre.decoder, global_view([cache]), asked.ids, own=asked.own)
+    blocks = pooled_scores(queries, cache.l1.keys, scaling=tiny_acre.decoder.scaling).sum(dim=0).double()
+    tokens = (blocks / cache.interval).repeat_interleave(cache.interval).numpy()
+    sums = np.array([tokens[unit.tokens.start : unit.tokens.stop].sum() for unit, _ in chosen])
+    expected = (sums - sums.mean()) / sums.std()
+    np.testing.assert_allclose([score for _, score in chosen], expected, rtol=1e-4, atol=1e-5)
+    assert [score for _, score in with_prior] != [score for _, score in chosen]

@@ -10,11 +10,8 @@ from typing import Any
 
 from acre_rag.baselines.base import Pipeline, Setting
 from acre_rag.baselines.registry import SYSTEMS, make_system, system_named
-from acre_rag.config import ACREConfig
+from acre_rag.config import ASKING_OPTIONS, ACREConfig
 from acre_rag.engine import ACRE
-
-_ASKING = ("select", "granularity", "budget", "max_passages", "l1_context")
-"""Fields of `ACREConfig` that reading a document does not depend on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +59,7 @@ class Form:
         system = system_named(self.name)
         if system.family != "acre":
             return self.label
-        return repr((system.place, sorted((k, v) for k, v in self._all_options.items() if k not in _ASKING)))
+        return repr((system.place, sorted((k, v) for k, v in self._all_options.items() if k not in ASKING_OPTIONS)))
 
 
 def title_of(name: str, options: Mapping[str, Any]) -> str:
@@ -81,4 +78,4 @@ def grouped_by_reading(forms: Sequence[Form]) -> list[list[Form]]:
 
 
 def _asking_defaults() -> list[tuple[str, Any]]:
-    return [(each.name, each.default) for each in fields(ACREConfig) if each.name in _ASKING]
+    return [(each.name, each.default) for each in fields(ACREConfig) if each.name in ASKING_OPTIONS]

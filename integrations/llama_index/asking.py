@@ -8,13 +8,11 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.vector_stores.types import MetadataFilters
 
 from acre_rag import ACRE, Answer, GenerationSettings, Source
+from acre_rag.config import ASKING_OPTIONS
 from acre_rag.errors import ConfigError
 from acre_rag.integrations.llama_index.guide import guided_by
 from acre_rag.integrations.llama_index.shelf import Held, Shelf
 from acre_rag.streams import TextStream
-
-ENGINE_OPTIONS = ("select", "granularity", "budget", "max_passages", "l1_context")
-"""Question-time options of the engine that an index's query engines and retrievers take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +72,13 @@ def engine_with(
         shelf: the documents.
         retriever: a LlamaIndex retriever that guides refilling; with it, `select` is "hybrid" by default.
         similarity_top_k: LlamaIndex's name for `max_passages`.
-        options: see `ENGINE_OPTIONS`; `None` leaves the engine's own.
+        options: see `ASKING_OPTIONS`; `None` leaves the engine's own.
 
     Raises:
         ConfigError: an unknown option, or a retriever that the strategy would not ask.
     """
-    if unknown := options.keys() - set(ENGINE_OPTIONS):
-        raise ConfigError(f"Unknown option {sorted(unknown)[0]!r}; there are: {', '.join(ENGINE_OPTIONS)}.")
+    if unknown := options.keys() - set(ASKING_OPTIONS):
+        raise ConfigError(f"Unknown option {sorted(unknown)[0]!r}; there are: {', '.join(ASKING_OPTIONS)}.")
     given = {name: value for name, value in options.items() if value is not None}
     if similarity_top_k is not None:
         given.setdefault("max_passages", similarity_top_k)

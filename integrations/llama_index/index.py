@@ -15,8 +15,9 @@ from llama_index.core.schema import Document, TransformComponent
 from llama_index.core.storage.storage_context import StorageContext
 
 from acre_rag import ACRE, GenerationSettings
+from acre_rag.config import ASKING_OPTIONS
 from acre_rag.errors import ConfigError
-from acre_rag.integrations.llama_index.asking import ENGINE_OPTIONS, Asking, engine_with
+from acre_rag.integrations.llama_index.asking import Asking, engine_with
 from acre_rag.integrations.llama_index.chat_engine import ACREChatEngine
 from acre_rag.integrations.llama_index.documents import join_pages as pages_joined
 from acre_rag.integrations.llama_index.llm import ACRELLM
@@ -26,7 +27,7 @@ from acre_rag.integrations.llama_index.retriever import ACRERetriever
 from acre_rag.integrations.llama_index.struct import STRUCT_TYPE
 from acre_rag.integrations.llama_index.upkeep import WholeDocumentIndex, never_splitting
 
-_CHOOSING = ("filters", "doc_ids", "retriever", "similarity_top_k", *ENGINE_OPTIONS)
+_CHOOSING = ("filters", "doc_ids", "retriever", "similarity_top_k", *ASKING_OPTIONS)
 _QUERYING = (*_CHOOSING, "settings", "timeout_s")
 
 
