@@ -116,7 +116,7 @@ class ACRE:
 
         Args:
             model: "smollm2-135m" (built in), a local folder, a `.gguf` file or a hub id.
-            adapter: learned L1: an adapter of `acre train`, or a checkpoint in the authors' layout.
+            adapter: learned L1: an adapter of `acre train`, a checkpoint in the authors' layout, or "shipped".
             heads: file of `acre calibrate`; the shipped one for this model by default.
             device: "auto", "cpu", "cuda", ...
             dtype: "auto", "float32", "bfloat16", "float16".
@@ -131,7 +131,7 @@ class ACRE:
         decoder = load_decoder(model, device=device, dtype=dtype, attn_implementation=attn_implementation)
         return cls(
             decoder,
-            proxy=LearnedProxy(load_learned(Path(adapter), decoder).to(decoder.dtype)) if adapter else None,
+            proxy=LearnedProxy(load_learned(adapter, decoder).to(decoder.dtype)) if adapter else None,
             heads=load_heads(Path(heads)) if heads else None,
             **options,
         )

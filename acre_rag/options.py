@@ -24,7 +24,7 @@ Model = Annotated[
         envvar="ACRE_MODEL",
     ),
 ]
-Adapter = Annotated[Path | None, typer.Option(help="Learned L1: an adapter file or a checkpoint.")]
+Adapter = Annotated[Path | None, typer.Option(help="Learned L1: an adapter file, a checkpoint, or 'shipped'.")]
 Heads = Annotated[Path | None, typer.Option(help="Retrieval heads from `acre calibrate`.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 DType = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]

@@ -7,29 +7,26 @@ from acre_rag.baselines.base import Setting
 from acre_rag.baselines.system import System
 from acre_rag.config import ACREConfig
 from acre_rag.engine import ACRE
-from acre_rag.errors import UnavailableError
+from acre_rag.errors import AdapterError, UnavailableError
 from acre_rag.heads import load_heads
 from acre_rag.proxies import LearnedProxy
-from acre_rag.proxies.adapter import load_learned
+from acre_rag.proxies.adapter import SHIPPED, load_learned
+from acre_rag.proxies.learned import L1Parameters
 
 
-def make_acre(setting: Setting, *, learned: bool = False, **options: Any) -> ACRE:
+def make_acre(setting: Setting, *, learned: bool = False, adapter: str | None = None, **options: Any) -> ACRE:
     """An engine.
 
     Args:
         setting: model, template, window, adapter, heads.
-        learned: take the L1 of `setting.adapter` instead of pooled L1.
+        learned: take the L1 of an adapter instead of pooled L1.
+        adapter: which; `setting.adapter` by default, and the shipped one when that is not named.
         options: fields of `ACREConfig`.
 
     Raises:
-        UnavailableError: learned L1 was asked for and no adapter was named.
+        UnavailableError: learned L1 was asked for, no adapter was named and none is shipped for this model.
     """
-    proxy = None
-    if learned:
-        if setting.adapter is None:
-            raise UnavailableError("Learned L1 needs an adapter for this model: name one with --adapter.")
-        parameters = load_learned(Path(setting.adapter), setting.decoder)
-        proxy = LearnedProxy(parameters.to(setting.decoder.dtype))
+    proxy = LearnedProxy(_learned(setting, adapter)) if learned else None
     return ACRE(
         setting.decoder,
         proxy=proxy,
@@ -37,6 +34,19 @@ def make_acre(setting: Setting, *, learned: bool = False, **options: Any) -> ACR
         config=ACREConfig(window=setting.most_tokens, **options),
         template=setting.template,
     )
+
+
+def _learned(setting: Setting, adapter: str | None) -> L1Parameters:
+    named = adapter or setting.adapter
+    try:
+        parameters = load_learned(named or SHIPPED, setting.decoder)
+    except AdapterError as error:
+        if named:
+            raise
+        raise UnavailableError(
+            f"Learned L1 needs an adapter for this model: name one with --adapter. ({error})"
+        ) from error
+    return parameters.to(setting.decoder.dtype)
 
 
 def _form(name: str, title: str, about: str, **options: Any) -> System:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -22,6 +23,9 @@ from acre_rag.proxies.learned import KINDS, L1Parameters, L1Projection
 
 _FAMILY = "acre-rag-adapter/"
 _FORMAT = f"{_FAMILY}1"
+
+SHIPPED = "shipped"
+"""Names the adapter that the package holds for a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +95,11 @@ def save_adapter(
         ) from error
 
 
-def load_learned(path: Path, decoder: Decoder) -> L1Parameters:
+def load_learned(name: str | Path, decoder: Decoder) -> L1Parameters:
     """Learned L1 from an adapter of ours, or from a checkpoint in the authors' layout.
 
     Args:
-        path: the adapter file; a checkpoint may also be a folder.
+        name: the adapter file; a checkpoint may also be a folder; "shipped" for the package's own of this model.
         decoder: the base model, the same that the adapter was trained on.
 
     Returns:
@@ -104,6 +108,7 @@ def load_learned(path: Path, decoder: Decoder) -> L1Parameters:
     Raises:
         AdapterError: missing, damaged, of an unknown version, incomplete, or for another model.
     """
+    path = shipped_adapter(decoder) if str(name) == SHIPPED else Path(name)
     info = adapter_info(path)
     if info is None:
         return load_checkpoint(path, decoder)
@@ -121,6 +126,23 @@ def load_learned(path: Path, decoder: Decoder) -> L1Parameters:
     with open_safetensors(path) as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
     return parameters_from(tensors, decoder, rank=info.rank, biased=info.biases, path=path)
+
+
+def shipped_adapter(decoder: Decoder) -> Path:
+    """The file that the package holds for this model.
+
+    Raises:
+        AdapterError: it holds none for these weights; names the models that it has some for.
+    """
+    folder = Path(str(resources.files("acre_rag"))) / "data" / "adapters"
+    held = {path: adapter_info(path) for path in sorted(folder.glob("*.safetensors"))}
+    for path, info in held.items():
+        if info and info.base_digest == decoder.digest:
+            return path
+    raise AdapterError(
+        f"The package ships no adapter for {decoder.name!r}; it has: {', '.join(p.stem for p in held) or 'none'}. "
+        "Train one: acre train stage1, or leave the adapter out to use pooled L1."
+    )
 
 
 def adapter_info(path: Path) -> AdapterInfo | None:
