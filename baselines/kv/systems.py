@@ -2,4 +2,36 @@
 
 from acre_rag.baselines.system import System
 
-KV_SYSTEMS: tuple[System, ...] = ()
+
+def _system(name: str, title: str, place: str, about: str, **options: object) -> System:
+    return System(name, title, "kv", f"acre_rag.baselines.{place}", about, tuple(options.items()))
+
+
+KV_SYSTEMS = (
+    _system("full", "Full context", "kv.full:make_full", "the whole document, its middle left out at the window"),
+    _system(
+        "streaming-llm",
+        "StreamingLLM",
+        "kv.streaming_llm:make_streaming_llm",
+        "the first few tokens and the most recent ones (kvpress)",
+    ),
+    _system("snapkv", "SnapKV", "kv.snapkv:make_snapkv", "what the document's end attends to (kvpress)"),
+    _system("finch", "FINCH", "kv.finch:make_finch", "what the question attends to (kvpress)"),
+    _system("kivi", "KIVI", "kv.kivi:make_kivi", "the whole cache in 4 bits, recent tokens in full precision"),
+    _system(
+        "self-extend",
+        "SelfExtend",
+        "kv.self_extend:make_self_extend",
+        "beyond the window, by positions that far tokens share in groups",
+    ),
+    _system("minference", "MInference", "kv.minference:make_minference", "sparse attention while reading; CUDA only"),
+    _system(
+        "beacon",
+        "Activation Beacon",
+        "acre:make_acre",
+        "learned L1 without refilling; needs an adapter or a checkpoint of beacons",
+        learned=True,
+        budget=0,
+    ),
+    _system("offload", "CPU offloading", "kv.offload:make_offload", "full context, its cache in host memory"),
+)

@@ -1,0 +1,71 @@
+"""Every KV system end to end with the built-in model, on some 1,500 tokens of the book that the package ships."""
+
+from collections.abc import Callable
+
+import pytest
+
+from acre_rag.baselines.base import Setting
+from acre_rag.baselines.kv.base import KVBaseline
+from acre_rag.baselines.registry import make_system
+from acre_rag.decoder import Decoder
+from acre_rag.generate import GenerationSettings
+
+pytestmark = pytest.mark.model
+
+SHORT = GenerationSettings(max_new_tokens=12)
+QUESTION = "What did the Rabbit take out of its waistcoat-pocket?"
+N_CHARS = 6_000  # some 1,500 tokens
+
+
+@pytest.fixture(scope="module")
+def say(smollm2: Decoder, alice: str) -> Callable[..., tuple[KVBaseline, list[str], int]]:
+    """Makes a system, reads the book's beginning, asks; gives its answers and the slots that it attended to."""
+    start = alice.index("Alice was beginning")
+
+    def run(name: str, **options: int) -> tuple[KVBaseline, list[str], int]:
+        system = make_system(name, Setting(decoder=smollm2), **options)
+        assert isinstance(system, KVBaseline)
+        system.add(alice[start : start + N_CHARS])
+        answers = [system.ask(QUESTION, settings=SHORT) for _ in range(2)]
+        return system, [answer.text for answer in answers], answers[0].usage.cached_tokens
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def full(say: Callable[..., tuple[KVBaseline, list[str], int]]) -> tuple[KVBaseline, list[str], int]:
+    """Full context on the same text."""
+    return say("full")
+
+
+def test_full_context_answers(full: tuple[KVBaseline, list[str], int]) -> None:
+    _, answers, slots = full
+    assert 1000 < slots < 2000
+    assert "Rabbit" in answers[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "slots"),
+    [
+        ("streaming-llm", {"kept_tokens": 512}, 512),
+        ("snapkv", {"kept_tokens": 512}, 512),
+        ("finch", {"kept_tokens": 512}, 512),
+        ("kivi", {}, None),
+        ("self-extend", {"neighbours": 512, "group": 2}, None),
+        ("offload", {}, None),
+    ],
+)
+def test_every_other_system_answers_in_words(
+    name: str,
+    options: dict[str, int],
+    slots: int | None,
+    say: Callable[..., tuple[KVBaseline, list[str], int]],
+    full: tuple[KVBaseline, list[str], int],
+) -> None:
+    _, answers, cached = say(name, **options)
+    print(name, answers)
+    assert answers[0] == answers[1], name
+    assert len(answers[0].split()) > 2 and answers[0].isascii()
+    assert cached == (slots or full[2])
+    if name == "offload":
+        assert answers[0] == full[1][0]
