@@ -1,0 +1,221 @@
+"""What may stand behind MemoRAG's clues: a text in an ordinary cache, or ACRE's compact layer. Knows no search.
+
+A memory gives, for one question, a working cache and a prompt for each of `TASKS`; the caller decodes them.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from acre_rag.baselines.base import Call, Setting
+from acre_rag.baselines.prompted import answer_from_text, middle_truncated, token_ids
+from acre_rag.baselines.rag.chunks import split_chunks
+from acre_rag.baselines.rag.recall import SHORT, TASKS
+from acre_rag.cache import KV
+from acre_rag.config import ACREConfig
+from acre_rag.construct import ProgressCallback
+from acre_rag.decoder import Decoder
+from acre_rag.document import Document
+from acre_rag.engine import ACRE
+from acre_rag.errors import CapacityError, ConfigError
+from acre_rag.generate import GenerationSettings
+from acre_rag.prompts import PromptTemplate, render
+from acre_rag.proxies import Proxy
+
+M = TypeVar("M")
+
+_STRIDE = 1024
+_QUESTION_TOKENS = 256  # kept free for the question
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A task for the model: rotated slots, and the ids behind them `[T]`."""
+
+    slots: KV
+    ids: Tensor
+
+
+class Memory(ABC, Generic[M]):
+    """What is remembered of a document."""
+
+    about: str
+    """What it is, for result rows."""
+
+    @abstractmethod
+    def read(self, text: str, progress: ProgressCallback) -> M:
+        """Form the memory; runs on the model's thread."""
+
+    @abstractmethod
+    def tasks(self, memory: M, question: str) -> list[Ready]:
+        """One of each of `TASKS`.
+
+        Raises:
+            CapacityError: the question does not fit behind the memory.
+        """
+
+    def notes(self, memory: M) -> tuple[str, ...]:
+        """What the user should know of it."""
+        return ()
+
+    def forget(self, memory: M) -> None:
+        """Free what is not freed with the object itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A text in a cache.
+
+    Attributes:
+        slots: rotated keys and values of prompt and text.
+        text: what was read.
+        notes: what was left out.
+    """
+
+    slots: KV
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+class FullMemory(Memory[Kept]):
+    """A long-context model's own cache of the document, its middle left out where the window is too short.
+
+    Args:
+        setting: model and window.
+    """
+
+    about = "the model's cache of the document"
+
+    def __init__(self, setting: Setting) -> None:
+        self.decoder, self.window = setting.decoder, setting.most_tokens
+        self._prompts = [render(task, setting.decoder.tokenizer) for task in TASKS]
+
+    def read(self, text: str, progress: ProgressCallback) -> Kept:
+        """Read the document as it is."""
+        prefix, ids = (token_ids(self.decoder, part) for part in (self._prompts[0].prefix, text))
+        task = max(len(token_ids(self.decoder, prompt.ask("")[0])) for prompt in self._prompts)
+        reserved = task + min(_QUESTION_TOKENS, self.window // 8) + SHORT.max_new_tokens
+        room = self.window - len(prefix) - reserved
+        if room < 1:
+            raise CapacityError(
+                f"The memory's prompt ({len(prefix)} tokens) and what is kept free for a question ({reserved}) fill "
+                f"window={self.window:,}. Use a larger window."
+            )
+        kept = middle_truncated(ids, room)
+        left_out = len(ids) - len(kept)
+        notes = (f"memory: the document's middle {left_out:,} tokens did not fit the window",) if left_out else ()
+        return Kept(_read(self.decoder, torch.cat([prefix, kept]), progress), text, notes)
+
+    def tasks(self, memory: Kept, question: str) -> list[Ready]:
+        """The tasks behind the text."""
+        ready = [Ready(memory.slots, token_ids(self.decoder, prompt.ask(question)[0])) for prompt in self._prompts]
+        longest = len(memory.slots) + max(len(each.ids) for each in ready) + SHORT.max_new_tokens
+        if longest > self.window:
+            raise CapacityError(
+                f"Memory, question and clues need {longest:,} tokens, more than window={self.window:,}. "
+                "Ask a shorter question."
+            )
+        return ready
+
+    def notes(self, memory: Kept) -> tuple[str, ...]:
+        """What was left out."""
+        return memory.notes
+
+
+GIST = PromptTemplate(before="Read the following text carefully.\n\n", after="\n\n{question}")
+_GIST_REQUEST = (
+    "Say in a few plain sentences what happens or is stated in the text above. Keep the names, places and numbers."
+)
+
+
+class GistMemory(FullMemory):
+    """MemoRAG-Lite's memory: the model sums up stretch after stretch, and the gists are read into a cache.
+
+    Every stretch costs one reading and one short generation. A document of more stretches than `most` is sampled:
+    stretches spread evenly over it, and the answer's notes say so.
+
+    Args:
+        setting: model and window.
+        most: most stretches that are summed up.
+        stretch_tokens: length of a stretch (the repository: 4096); at most half of the window.
+        gist_tokens: most tokens of a gist (the repository: 512, with larger models).
+    """
+
+    def __init__(self, setting: Setting, *, most: int = 16, stretch_tokens: int = 4096, gist_tokens: int = 96) -> None:
+        if min(most, stretch_tokens, gist_tokens) < 1:
+            raise ConfigError(f"most={most}, stretch_tokens={stretch_tokens}, gist_tokens={gist_tokens}: 1 or more.")
+        super().__init__(setting)
+        self.about = f"gists of at most {most} stretches"
+        self.most = most
+        self.stretch_tokens = min(stretch_tokens, self.window // 2)
+        self._settings = GenerationSettings(max_new_tokens=gist_tokens)
+        self._prompt = render(GIST, setting.decoder.tokenizer)
+
+    def read(self, text: str, progress: ProgressCallback) -> Kept:
+        """Sum up, then read the gists."""
+        stretches = split_chunks(text, self.decoder.tokenizer, self.stretch_tokens)
+        n = min(self.most, len(stretches))
+        chosen = [stretches[i * len(stretches) // n] for i in range(n)]
+        gists, total, done = [], sum(stretch.n_tokens for stretch in chosen), 0
+        for stretch in chosen:
+            progress(done, total)
+            said = answer_from_text(
+                self.decoder,
+                self._prompt,
+                text[stretch.start : stretch.stop],
+                _GIST_REQUEST,
+                Call(self._settings),
+                window=self.window,
+            )
+            gists.append(said.generated.text)
+            done += stretch.n_tokens
+        kept = super().read("\n".join(gists), lambda *_: progress(done, total))
+        notes = (f"memory: gists of {n} of {len(stretches)} stretches",) if n < len(stretches) else ()
+        return Kept(kept.slots, kept.text, (*notes, *kept.notes))
+
+
+class ACREMemory(Memory[Document]):
+    """The compact layer of an ACRE cache: one entry per block, nothing refilled.
+
+    Args:
+        setting: model and window.
+        proxy: what an entry is; pooled by default.
+    """
+
+    about = "ACRE's compact layer"
+
+    def __init__(self, setting: Setting, proxy: Proxy | None = None) -> None:
+        config = ACREConfig(window=setting.most_tokens, budget=0)
+        first, *others = TASKS
+        engine = ACRE(setting.decoder, proxy=proxy, config=config, template=first)
+        self._engines = [engine, *(engine.using(template=task) for task in others)]
+        self._names = count()
+
+    def read(self, text: str, progress: ProgressCallback) -> Document:
+        """Read into a bi-layer cache."""
+        return self._engines[0].add(text, id=str(next(self._names)), progress=progress)
+
+    def tasks(self, memory: Document, question: str) -> list[Ready]:
+        """The tasks behind the compact layer."""
+        prepared = [engine.prepare(question, [memory]) for engine in self._engines]
+        return [Ready(each.slots, each.ids) for each in prepared]
+
+    def forget(self, memory: Document) -> None:
+        """Free its cache."""
+        self._engines[0].remove(memory)
+
+
+def _read(decoder: Decoder, ids: Tensor, progress: ProgressCallback) -> KV:
+    """Rotated slots of `ids` `[T]`, read in strides so that somebody may lose interest in between."""
+    cache = DynamicCache()
+    with torch.inference_mode():
+        for start in range(0, len(ids), _STRIDE):
+            progress(start, len(ids))
+            decoder.base(input_ids=ids[None, start : start + _STRIDE], past_key_values=cache, use_cache=True)
+    layers: list[Any] = cache.layers
+    return KV(torch.cat([layer.keys for layer in layers]), torch.cat([layer.values for layer in layers]))

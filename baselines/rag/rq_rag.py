@@ -1,0 +1,149 @@
+"""RQ-RAG (arXiv 2404.00610) with any model: the question is refined by prompts, and what is found is read.
+
+`mode="union"` reads the hits of all refinements together; `mode="tree"` answers once per kind of refinement and keeps
+the best answer. The released checkpoint's own decoding is in `rq_checkpoint.py`.
+"""
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any, Literal, get_args
+
+import torch
+
+from acre_rag.answer import Answer, Step, Usage
+from acre_rag.baselines.base import Call, Held, Setting
+from acre_rag.baselines.prompted import middle_truncated, token_ids
+from acre_rag.baselines.rag.confidence import CHOOSERS, Choice, Chooser, Sure, answer_surely, most_confident
+from acre_rag.baselines.rag.fused import Fusion
+from acre_rag.baselines.rag.retrieval import Evidence, Indexed, RetrievalBaseline, timings
+from acre_rag.baselines.rag.rewriting import Refined, refined, steps
+from acre_rag.baselines.rag.rq_checkpoint import RQCheckpoint
+from acre_rag.baselines.rag.search import Search
+from acre_rag.baselines.rag.searches import dense_search
+from acre_rag.errors import ConfigError
+
+Mode = Literal["union", "tree", "checkpoint"]
+
+
+class RQRAG(RetrievalBaseline):
+    """Prompted RQ-RAG.
+
+    Args:
+        setting: model, template, window.
+        search: the way of searching.
+        tree: answer per kind of refinement, instead of once.
+        choose: picks the tree's answer.
+        options: `hits` and `chunk_tokens` of `Retrieval`.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        search: Search[Any],
+        *,
+        tree: bool = False,
+        choose: Chooser = most_confident,
+        **options: Any,
+    ) -> None:
+        super().__init__(setting, search, **options)
+        self.tree, self.choose = tree, choose
+
+    def answer(self, question: str, documents: Sequence[Held[Indexed]], call: Call) -> Answer:
+        """Refine, search, read, answer."""
+        start = perf_counter()
+        self.retrieval.room(question, call)  # refuses a question that fits no window before any work
+        asked = refined(self.decoder, question, call)
+        if self.tree:
+            return self._best_branch(question, asked, documents, call, start)
+        evidence = self._evidence(asked.every, question, documents, call)
+        return self.retrieval.answer(
+            question,
+            documents,
+            evidence,
+            call,
+            start=start,
+            trace=steps(asked.queries),
+            also_read_tokens=asked.prompt_tokens,
+        )
+
+    def _evidence(
+        self, queries: Sequence[str], question: str, documents: Sequence[Held[Indexed]], call: Call
+    ) -> Evidence:
+        hits = self.retrieval.find(queries, documents, call)
+        return self.retrieval.evidence(hits, documents, self.retrieval.room(question, call))
+
+    def _best_branch(
+        self,
+        question: str,
+        asked: Refined,
+        documents: Sequence[Held[Indexed]],
+        call: Call,
+        start: float,
+    ) -> Answer:
+        """One answer per action, all decoded before one is chosen: it is handed on in one piece."""
+        trace: list[Step] = []
+        branches: list[tuple[Evidence, Sure]] = []
+        n_read = asked.prompt_tokens
+        for name, each in asked.queries.items():
+            evidence = self._evidence(each, question, documents, call)
+            sure, n_tokens = self._branch(question, evidence, call)
+            branches.append((evidence, sure))
+            n_read += n_tokens
+            trace += [
+                *steps({name: each}),
+                Step(f"{name}: answer", f"{sure.generated.text} (confidence {sure.confidence:.2f})"),
+            ]
+        evidence, sure = branches[self.choose([sure for _, sure in branches])]
+        if call.on_text:
+            call.on_text(sure.generated.text)
+        last_s = sure.generated.total_s  # the whole answer comes at once, when every branch is done
+        return Answer(
+            text=sure.generated.text,
+            sources=evidence.sources,
+            usage=Usage(n_read, 0, 0, sure.generated.n_tokens),
+            timings=timings(documents, perf_counter() - start - last_s, last_s, last_s),
+            finished=sure.generated.finished,
+            notes=evidence.notes,
+            trace=tuple(trace),
+        )
+
+    def _branch(self, question: str, evidence: Evidence, call: Call) -> tuple[Sure, int]:
+        """A branch's answer, and how many tokens were read for it."""
+        call.check()
+        room = self.retrieval.room(question, call)
+        parts = (self.prompt.prefix, evidence.text, self.prompt.ask(question)[0])
+        before, text, after = (token_ids(self.decoder, part) for part in parts)
+        ids = torch.cat([before, middle_truncated(text, room), after])
+        return answer_surely(self.decoder, ids, call.settings, stopped=call.stopped), len(ids)
+
+
+def make_rq_rag(
+    setting: Setting,
+    *,
+    mode: Mode = "union",
+    fusion: Fusion = "dense",
+    choose: Choice = "confidence",
+    **options: Any,
+) -> RetrievalBaseline:
+    """RQ-RAG in one of its forms.
+
+    Args:
+        setting: model, template, window, embedding model.
+        mode: "union" or "tree" (prompted, any model), or "checkpoint" (the released model only).
+        fusion: see `dense_search`.
+        choose: how a tree's answer is chosen: "confidence" (the surest branch) or "vote" (branches of the same answer
+            add up their confidence).
+        options: `hits`, `chunk_tokens`; with "checkpoint" also `depth`.
+
+    Raises:
+        ConfigError: no such mode or choice.
+        UnavailableError: the checkpoint mode with another model, or the embedding model is not on this machine.
+    """
+    if mode not in get_args(Mode):
+        raise ConfigError(f"mode={mode!r} is unknown: choose one of {', '.join(get_args(Mode))}.")
+    if choose not in get_args(Choice):
+        raise ConfigError(f"choose={choose!r} is unknown: choose one of {', '.join(get_args(Choice))}.")
+    if mode == "checkpoint":
+        RQCheckpoint.check(setting)  # before an embedding model is loaded for nothing
+        return RQCheckpoint(setting, dense_search(setting, fusion), choose=CHOOSERS[choose], **options)
+    return RQRAG(setting, dense_search(setting, fusion), tree=mode == "tree", choose=CHOOSERS[choose], **options)

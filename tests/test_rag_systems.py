@@ -1,0 +1,386 @@
+"""The retrieval systems end to end: traces, sources, refusals, streams; on tiny models, and with sense on SmolLM2."""
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import byte_tokenizer, tiny_decoder
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from acre_rag.answer import Answer
+from acre_rag.baselines.base import Setting
+from acre_rag.baselines.rag import rq_checkpoint
+from acre_rag.baselines.rag.bm25 import BM25Search
+from acre_rag.baselines.rag.memorag import MemoRAG
+from acre_rag.baselines.rag.memories import make_memory, released_memory
+from acre_rag.baselines.rag.memory import ACREMemory, FullMemory, GistMemory
+from acre_rag.baselines.rag.plain import PlainRAG
+from acre_rag.baselines.rag.rq_checkpoint import RQCheckpoint
+from acre_rag.baselines.rag.rq_rag import RQRAG
+from acre_rag.baselines.rag.systems import RETRIEVAL_SYSTEMS
+from acre_rag.baselines.registry import make_system
+from acre_rag.decoder import Decoder
+from acre_rag.errors import CapacityError, ConfigError, DocumentError, UnavailableError
+from acre_rag.generate import GenerationSettings
+from acre_rag.proxies.adapter import save_adapter
+from acre_rag.proxies.learned import L1Parameters
+
+OBJECTS = ["apple", "bread", "chair", "drum", "eagle", "flag", "glove", "horn", "ink", "jar", "kite", "lamp"]
+ROOMS = "\n\n".join(f"Note {i}: the {word} is in room {i}." for i, word in enumerate(OBJECTS))
+ZOO = "\n\n".join(f"The {animal} lives in cage {i}." for i, animal in enumerate(["owl", "wolf", "bear"]))
+SHORT = GenerationSettings(max_new_tokens=8)
+SMALL: dict[str, Any] = {"chunk_tokens": 40, "hits": 2}
+WINDOW = 1024
+
+
+def _setting(**options: Any) -> Setting:
+    return Setting(decoder=tiny_decoder(), **{"window": WINDOW, **options})
+
+
+MAKERS = {
+    "bm25": lambda: PlainRAG(_setting(), BM25Search(), **SMALL),
+    "rq-rag": lambda: RQRAG(_setting(), BM25Search(), **SMALL),
+    "rq-rag-tree": lambda: RQRAG(_setting(), BM25Search(), tree=True, **SMALL),
+    "memorag": lambda: MemoRAG(_setting(), BM25Search(), ACREMemory(_setting()), **SMALL),
+    "memorag-gists": lambda: MemoRAG(_setting(), BM25Search(), GistMemory(_setting(), gist_tokens=8), **SMALL),
+    "memorag-full": lambda: MemoRAG(_setting(), BM25Search(), FullMemory(_setting()), **SMALL),
+    "rq-rag-checkpoint": lambda: RQCheckpoint(Setting(decoder=special_decoder()), BM25Search(), depth=1, **SMALL),
+}
+
+
+@pytest.fixture(params=MAKERS)
+def system(request: pytest.FixtureRequest) -> Any:
+    made = MAKERS[request.param]()
+    made.add(ROOMS, id="rooms")
+    return made
+
+
+def special_decoder() -> Decoder:
+    """A tiny random model whose tokenizer has RQ-RAG's tokens."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_tokenizer().backend_tokenizer.__class__.from_str(
+            byte_tokenizer().backend_tokenizer.to_str()
+        ),
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=list(rq_checkpoint.TOKENS),
+    )
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return Decoder(model=LlamaForCausalLM(config).eval().requires_grad_(False), tokenizer=tokenizer, name="tiny-rq")
+
+
+def test_an_answer_has_sources_and_costs(system: Any) -> None:
+    answer: Answer = system.ask("Where is the lamp?", settings=SHORT)
+    scores = [source.score for source in answer.sources]
+    assert scores == sorted(scores, reverse=True)
+    assert all(ROOMS[source.start : source.end] == source.text for source in answer.sources)
+    assert answer.usage.generated_tokens <= 8 and answer.usage.prompt_tokens > 0
+    timings = answer.timings
+    assert timings.construct_s == system.documents["rooms"].construct_s > 0
+    assert timings.select_s > 0 and timings.refill_s == 0
+    assert system.facts["retriever"] == "BM25"
+    assert timings.first_token_s >= timings.select_s and timings.decode_s >= 0
+
+
+def test_a_stream_joins_to_the_answer_also_on_a_loop(system: Any) -> None:
+    *pieces, last = system.stream("Where is the lamp?", settings=SHORT)
+    again = system.ask("Where is the lamp?", settings=SHORT)
+    assert "".join(pieces).strip() == last.text == again.text
+    assert (last.sources, last.trace) == (again.sources, again.trace)
+
+    async def both() -> tuple[list[Any], Answer]:
+        pieces = [piece async for piece in system.stream("Where is the lamp?", settings=SHORT)]
+        return pieces, await system.aask("Where is the lamp?", settings=SHORT)
+
+    (*pieces, last), asked = asyncio.run(both())
+    assert "".join(pieces).strip() == last.text == asked.text == again.text
+
+
+def test_removing_frees_what_was_kept(system: Any) -> None:
+    system.add(ZOO, id="zoo")
+    state = weakref.ref(system.documents["zoo"].state)
+    system.remove("zoo")
+    system.decoder.worker.stop_when_idle()
+    gc.collect()
+    assert state() is None
+    if isinstance(getattr(system, "memory", None), ACREMemory):
+        assert list(system.memory._engines[0].documents.values()) == [system.documents["rooms"].state.memory]
+    with pytest.raises(DocumentError):
+        system.remove("zoo")
+    assert {source.document for source in system.ask("Where is the owl?", settings=SHORT).sources} <= {"rooms"}
+
+
+def test_documents_compete_and_can_be_named(system: Any) -> None:
+    system.add(ZOO, id="zoo")
+    answer = system.ask("Where does the wolf live?", settings=SHORT)
+    assert {source.document for source in answer.sources} <= {"rooms", "zoo"}
+    only = system.ask("Where does the wolf live?", ["zoo"], settings=SHORT)
+    assert {source.document for source in only.sources} <= {"zoo"}
+
+
+@pytest.mark.parametrize("text", ["One note.", "x", ZOO * 40])
+def test_documents_of_any_length(text: str) -> None:
+    for name, make in MAKERS.items():
+        if name == "rq-rag-checkpoint" and len(text) > 100:
+            continue  # its tree costs seconds, and long prompts are cut as everywhere
+        system = make()
+        system.add(text, id="d")
+        answer = system.ask("Where?", settings=SHORT)
+        assert all(source.document == "d" for source in answer.sources)
+        assert system.add(text, id="d") is system.documents["d"]
+
+
+def test_an_empty_document_is_refused() -> None:
+    with pytest.raises(DocumentError, match="empty"):
+        MAKERS["bm25"]().add(" \n ")
+
+
+def test_a_question_too_long_for_the_window_is_refused(system: Any) -> None:
+    with pytest.raises(CapacityError, match="window"):
+        system.ask("Where? " * 400, settings=SHORT)
+
+
+def test_the_prompt_is_the_hits_in_document_order() -> None:
+    system = PlainRAG(_setting(), BM25Search(), chunk_tokens=40, hits=3)
+    system.add(ROOMS, id="rooms")
+    seen: list[str] = []
+    hook = system.decoder.model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: seen.append(system.decoder.tokenizer.decode(kwargs["input_ids"][0])), with_kwargs=True
+    )
+    answer = system.ask("Where are the lamp, the apple and the horn?", settings=SHORT)
+    hook.remove()
+    in_order = sorted(answer.sources, key=lambda source: source.start)
+    assert "\n\n".join(source.text for source in in_order) in seen[0]
+    assert [word for word in ("apple", "horn", "lamp") if word in seen[0].split("Question")[0]] == [
+        "apple",
+        "horn",
+        "lamp",
+    ]
+
+
+def test_refinements_are_in_the_trace_and_were_searched() -> None:
+    system = MAKERS["rq-rag"]()
+    held = system.add(ROOMS, id="rooms")
+    answer = system.ask("Where is the lamp?", settings=SHORT)
+    assert list(dict.fromkeys(step.name for step in answer.trace)) == [
+        "rewrite",
+        "decompose",
+        "disambiguate",
+    ]
+    found = {
+        (hit.document, hit.chunk)
+        for step in answer.trace
+        for hit in system.retrieval.search.best(step.text, [held.state.index], 2)
+    }
+    starts = {held.state.chunks[chunk].start for _, chunk in found}
+    assert {source.start for source in answer.sources} <= starts
+    if not answer.notes:
+        assert {source.start for source in answer.sources} == starts
+
+
+def test_a_tree_shows_each_branch_and_keeps_the_surest() -> None:
+    system = MAKERS["rq-rag-tree"]()
+    system.add(ROOMS, id="rooms")
+    answer = system.ask("Where is the lamp?", settings=SHORT)
+    ends = [step.text for step in answer.trace if step.name.endswith(": answer")]
+    assert len(ends) == 3
+    surest = max(ends, key=lambda text: float(text.rsplit(" ", 1)[1].rstrip(")")))
+    assert surest.startswith(answer.text)
+    assert answer.timings.decode_s == 0
+
+
+def test_the_checkpoints_tree_has_every_path() -> None:
+    system = RQCheckpoint(Setting(decoder=special_decoder()), BM25Search(), depth=2, **SMALL)
+    system.add(ROOMS, id="rooms")
+    seen: list[str] = []
+    hook = system.decoder.model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: seen.append(system.decoder.tokenizer.decode(kwargs["input_ids"][0])), with_kwargs=True
+    )
+    answer = system.ask("Where is the lamp?", settings=GenerationSettings(max_new_tokens=4))
+    hook.remove()
+    names = [step.name for step in answer.trace]
+    assert names.count("answer") == 1 + 3 + 9
+    assert [names.count(name) for name in rq_checkpoint.SEARCHES] == [4, 4, 4]
+    begun = [text for text in seen if text.startswith("<s>")]
+    queries = [text for text in begun if text.endswith(tuple(rq_checkpoint.SEARCHES.values()))]
+    ends = [text for text in begun if text.endswith("[A_Response]")]
+    assert len(queries) == 12 and len(ends) == 13
+    assert ends[0].endswith("<|assistant|>\n[A_Response]")
+    for text in ends[-9:]:
+        assert text.count("[EOS][R_Evidences]Title: rooms\nText: ") == 2 and text.count("[/R_Evidences]") == 2
+    assert "[EOS]" not in answer.text
+
+
+def test_the_checkpoints_mode_refuses_other_models() -> None:
+    with pytest.raises(UnavailableError, match=r"tiny-llama lacks \[S_Rewritten_Query\].*zorowin123/rq_rag_llama2_7B"):
+        make_system("rq-rag-checkpoint", _setting())
+
+
+def test_a_tree_too_deep_for_the_window_is_refused() -> None:
+    system = RQCheckpoint(Setting(decoder=special_decoder()), BM25Search(), depth=40, **SMALL)
+    system.add(ROOMS, id="rooms")
+    with pytest.raises(CapacityError, match="depth=40"):
+        system.ask("Where?", settings=SHORT)
+
+
+@pytest.mark.parametrize("kind", ["acre", "gists", "full"])
+def test_memory_speaks_in_the_trace_and_is_searched(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = make_memory(_setting(), kind)
+    system = MemoRAG(_setting(), BM25Search(), memory, **SMALL)
+    system.add(ROOMS, id="rooms")
+    searched: list[str] = []
+    best = system.retrieval.search.best
+    monkeypatch.setattr(
+        system.retrieval.search, "best", lambda query, *rest: searched.append(query) or best(query, *rest)
+    )
+    answer = system.ask("Where is the lamp?", settings=SHORT)
+    assert searched == list(dict.fromkeys(["Where is the lamp?", *(step.text for step in answer.trace)]))
+    assert {step.name for step in answer.trace} <= {"clue", "surrogate question", "draft"}
+    assert answer.trace
+
+
+def test_a_full_memory_is_the_text_as_the_model_reads_it() -> None:
+    setting = _setting()
+    memory = FullMemory(setting)
+    ready = memory.tasks(memory.read(ZOO, lambda *_: None), "Where?")
+    prompt = memory._prompts[1]
+    whole = setting.decoder.tokenizer(f"{prompt.prefix}{ZOO}{prompt.ask('Where?')[0]}", return_tensors="pt")[
+        "input_ids"
+    ]
+    from acre_rag.construct import to_transformers
+
+    logits = setting.decoder.model(
+        input_ids=ready[1].ids[None], past_key_values=to_transformers(ready[1].slots)
+    ).logits[0]
+    expected = setting.decoder.model(input_ids=whole).logits[0, -len(logits) :]
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_long_document_leaves_its_middle_out_of_a_full_memory() -> None:
+    memory = FullMemory(_setting(window=768))
+    kept = memory.read(ROOMS * 4, lambda *_: None)
+    assert "did not fit the window" in memory.notes(kept)[0]
+    longest = max(len(each.slots) + len(each.ids) for each in memory.tasks(kept, "Where?"))
+    assert 768 - 768 // 8 <= longest + 48 <= 768
+    with pytest.raises(CapacityError, match="shorter question"):
+        memory.tasks(kept, "Where? " * 30)
+
+
+def test_gists_of_a_long_document_are_few_and_spread_and_say_so() -> None:
+    memory = GistMemory(_setting(), most=3, stretch_tokens=50, gist_tokens=8)
+    kept = memory.read(ROOMS * 4, lambda *_: None)
+    assert "memory: gists of 3 of" in memory.notes(kept)[0]
+    assert not memory.notes(memory.read("One note.", lambda *_: None))
+    with pytest.raises(ConfigError, match="most=0"):
+        GistMemory(_setting(), most=0)
+
+
+def test_an_acre_memory_refills_nothing() -> None:
+    memory = ACREMemory(_setting())
+    document = memory.read(ROOMS * 2, lambda *_: None)
+    for ready in memory.tasks(document, "Where?"):
+        cache = document.cache
+        assert len(ready.slots) == len(cache.prefix) + document.n_blocks + len(cache.tail)
+
+
+def test_the_released_memory_is_refused_without_cuda_or_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UnavailableError, match="needs CUDA"):
+        make_system("memorag-released", _setting())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UnavailableError, match=r"needs the weights of TommyChien/memorag-qwen2-7b-inst"):
+        make_system("memorag-released", _setting())
+
+
+def test_released_weights_are_learned_l1(tmp_path: Path) -> None:
+    decoder = tiny_decoder()
+    parameters = L1Parameters(decoder, rank=0)
+    with torch.no_grad():
+        for weight in parameters.parameters():
+            weight.add_(0.1)
+    save_adapter(parameters, tmp_path / "memory.safetensors", decoder=decoder, intervals=(8, 128))
+    memory = released_memory(_setting(), tmp_path / "memory.safetensors")
+    pooled = ACREMemory(_setting())
+    learned, plain = (each.read(ROOMS, lambda *_: None).cache.l1.keys for each in (memory, pooled))
+    assert learned.shape == plain.shape and not torch.allclose(learned, plain)
+
+
+def test_options_that_mean_nothing_are_refused() -> None:
+    for name, options, match in [
+        ("rq-rag", {"mode": "forest"}, "mode='forest'"),
+        ("rq-rag", {"mode": "tree", "choose": "dice"}, "choose='dice'"),
+        ("memorag", {"memory": "elephant"}, "memory='elephant'"),
+        ("memorag", {"memory": "full", "memory_options": {"most": 3}}, "no options, got most"),
+        ("rag", {"fusion": "nuclear"}, "fusion='nuclear'"),
+    ]:
+        with pytest.raises(ConfigError, match=match):
+            make_system(name, _setting(), **options)
+
+
+def test_every_row_names_what_it_is() -> None:
+    for system in RETRIEVAL_SYSTEMS:
+        assert system.family == "retrieval" and system.about and system.title
+    for name in ("bm25", "rag", "rq-rag", "rq-rag-tree", "memorag", "memorag-gists", "memorag-full"):
+        assert make_system(name, _setting(embedder="minilm")).facts["retriever"] in {"BM25", "dense"}
+
+
+def test_a_question_nobody_waits_for_stops(system: Any) -> None:
+    stream = system.stream("Where is the lamp?", settings=GenerationSettings(max_new_tokens=400))
+    stream.close()
+    assert system.ask("Where is the lamp?", settings=SHORT).text is not None
+
+
+QUESTIONS = {
+    "What does the Caterpillar sit on?": "mushroom",
+    "What did the White Rabbit take out of its waistcoat-pocket?": "took a watch out of its waistcoat-pocket",
+    "Who was accused of stealing the tarts?": "stole those tarts",
+}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", ["bm25", "rag"])
+def test_the_right_chunk_of_the_book_is_found(name: str, smollm2: Decoder, alice: str) -> None:
+    system: Any = make_system(name, Setting(decoder=smollm2, embedder="minilm"))
+    system.add(alice, id="alice")
+    for question, words in QUESTIONS.items():
+        answer = system.ask(question, settings=GenerationSettings(max_new_tokens=1))
+        assert any(words in " ".join(source.text.split()).lower() for source in answer.sources), question
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", ["rq-rag", "memorag"])
+def test_rewriting_and_memory_work_on_a_real_model(name: str, smollm2: Decoder, alice: str) -> None:
+    system: Any = make_system(name, Setting(decoder=smollm2, embedder="minilm", window=2048), hits=1)
+    system.add(alice[alice.index("Advice from a Caterpillar") :][:12_000], id="caterpillar")
+    answer = system.ask("What does the Caterpillar sit on?", settings=GenerationSettings(max_new_tokens=16))
+    assert answer.trace and all(step.text for step in answer.trace)
+    assert "mushroom" in " ".join(source.text for source in answer.sources)
+    assert answer.text
+
+
+@pytest.fixture(autouse=True)
+def _one_worker_at_a_time() -> Iterator[None]:
+    yield
+    tiny_decoder().worker.stop_when_idle()
