@@ -9,10 +9,12 @@ from conftest import tiny_decoder
 
 from acre_rag import ACRE
 from acre_rag.decoder import Decoder
-from acre_rag.errors import CalibrationError
+from acre_rag.errors import CalibrationError, TrainingDataError
 from acre_rag.heads import Head, RetrievalHeads, check_heads, load_heads, shipped_heads
 from acre_rag.training.calibration import calibrate, choose_heads, head_masses
-from acre_rag.training.qa_data import LocatedDocument, LocatedQuestion, compose, load_pairs, needles
+from acre_rag.training.data.located import LocatedDocument, LocatedQuestion, compose, needles
+from acre_rag.training.data.record import Record
+from acre_rag.training.data.source import load_pairs
 
 
 def heads_of(decoder: Decoder, *heads: tuple[int, int]) -> RetrievalHeads:
@@ -120,20 +122,20 @@ def test_calibration_runs_from_pairs_to_a_file(tiny: Decoder, tmp_path: Path) ->
 def test_unusable_pairs_are_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(content)
-    with pytest.raises(CalibrationError, match=str(path)):
+    with pytest.raises(TrainingDataError, match=str(path)):
         load_pairs(path)
 
 
 def test_composed_questions_point_at_their_answers() -> None:
     pairs = [
-        {
-            "title": f"t{i % 4}",
-            "context": f"Context {i} says that item {i} is colour {i * 7}.",
-            "question": f"Colour of {i}?",
-            "answers": [f"colour {i * 7}"],
-        }
+        Record(
+            title=f"t{i % 4}",
+            document=f"Context {i} says that item {i} is colour {i * 7}.",
+            question=f"Colour of {i}?",
+            answers=(f"colour {i * 7}",),
+        )
         for i in range(50)
-    ] + [{"context": "Yes it is.", "question": "Is it?", "answers": ["yes"]}]
+    ] + [Record(document="Yes it is.", question="Is it?", answers=("yes",))]
     documents = compose(pairs, n_questions=20, seed=3)
     for document in documents:
         for item in document.questions:

@@ -21,10 +21,13 @@ from acre_rag.errors import CalibrationError
 from acre_rag.heads import Head, RetrievalHeads
 from acre_rag.prompts import SHORT_ANSWER, WHOLE_DOCUMENT_QUESTIONS
 from acre_rag.question import global_view
-from acre_rag.training.qa_data import LocatedDocument, compose, load_pairs, needles
+from acre_rag.training.data.located import LocatedDocument, compose, needles
+from acre_rag.training.data.source import load_pairs
 from acre_rag.units import Scores, z_scores
 
 Mass = NDArray[np.float32]
+Measured = tuple[Mass, list[int]]
+"""Of one question: mass of each head on each passage, `[L * H, P]`, and the numbers of the right passages."""
 _WINDOW = 4096
 _MIN_QUESTIONS = 10
 
@@ -75,7 +78,7 @@ def calibrate(
     return RetrievalHeads(heads, decoder.digest, decoder.architecture, facts)
 
 
-def head_masses(decoder: Decoder, located: LocatedDocument) -> list[tuple[Mass, list[int]]]:
+def head_masses(decoder: Decoder, located: LocatedDocument) -> list[Measured]:
     """For each question: attention share beyond the prior `[L * H, P]`, and the passages that hold the answer."""
     window = min(_WINDOW, decoder.model_window)
     acre = ACRE(decoder, config=ACREConfig(window=window), heads=None, template=SHORT_ANSWER)
@@ -91,7 +94,7 @@ def head_masses(decoder: Decoder, located: LocatedDocument) -> list[tuple[Mass, 
 
 
 def choose_heads(
-    measured: Sequence[tuple[Mass, list[int]]], decoder: Decoder, n_heads: int
+    measured: Sequence[Measured], decoder: Decoder, n_heads: int
 ) -> tuple[tuple[Head, ...], dict[str, Any]]:
     """Heads with most mass on the right passage, weighted equally; as many as rank it best.
 
@@ -100,7 +103,7 @@ def choose_heads(
     Raises:
         CalibrationError: no head puts anything on the right passages.
     """
-    gains = np.mean([mass[:, gold].max(axis=1) for mass, gold in measured], axis=0)
+    gains = head_gains(measured)
     order = np.argsort(-gains)
     if gains[order[0]] <= 0.01:
         raise CalibrationError("No attention head points at the right passages; this model has no retrieval heads.")
@@ -118,15 +121,27 @@ def choose_heads(
     return heads, facts
 
 
+def head_gains(measured: Sequence[Measured]) -> NDArray[np.float32]:
+    """Mean mass that each head puts on the right passage, `[L * H]`: what heads are ranked by."""
+    gains: NDArray[np.float32] = np.mean([mass[:, gold].max(axis=1) for mass, gold in measured], axis=0)
+    return gains
+
+
+def found(measured: Measured, heads: Sequence[int], k: int) -> bool:
+    """Whether a right passage is among the first `k` by the agreement of some heads (numbers of rows of the masses)."""
+    mass, gold = measured
+    return bool(set(np.argsort(-_agreement(mass, heads))[:k]) & set(gold))
+
+
 def _documents(data: Sequence[Path], n_questions: int, seed: int) -> list[LocatedDocument]:
     if not data:
         return needles(n_questions=n_questions, seed=seed)
     pairs = [pair for path in data for pair in load_pairs(path)]
     composed = compose(pairs, n_questions=n_questions - n_questions // 4, seed=seed)
-    found = sum(len(document.questions) for document in composed)
-    if found < _MIN_QUESTIONS // 2:
+    n_found = sum(len(document.questions) for document in composed)
+    if n_found < _MIN_QUESTIONS // 2:
         raise CalibrationError(
-            f"The data gives {found} questions with an answer to point at; {_MIN_QUESTIONS} are needed. Add QA pairs."
+            f"The data gives {n_found} questions with an answer to point at; {_MIN_QUESTIONS} are needed. Add QA pairs."
         )
     return composed + needles(n_questions=n_questions // 4, seed=seed)
 
@@ -158,7 +173,7 @@ def _how_many(ranks: Sequence[NDArray[np.float64]]) -> int:
     return max(n for n, each in enumerate(ranks, 1) if float(each.mean()) >= enough)
 
 
-def _reciprocal_ranks(measured: Sequence[tuple[Mass, list[int]]], heads: Sequence[int]) -> NDArray[np.float64]:
+def _reciprocal_ranks(measured: Sequence[Measured], heads: Sequence[int]) -> NDArray[np.float64]:
     """For each question, one over the place of the best right passage."""
     ranks = []
     for mass, gold in measured:
@@ -167,9 +182,8 @@ def _reciprocal_ranks(measured: Sequence[tuple[Mass, list[int]]], heads: Sequenc
     return np.array(ranks)
 
 
-def _recall(measured: Sequence[tuple[Mass, list[int]]], heads: Sequence[int], k: int) -> float:
-    found = [bool(set(np.argsort(-_agreement(mass, heads))[:k]) & set(gold)) for mass, gold in measured]
-    return float(np.mean(found))
+def _recall(measured: Sequence[Measured], heads: Sequence[int], k: int) -> float:
+    return float(np.mean([found(each, heads, k) for each in measured]))
 
 
 def _agreement(mass: Mass, heads: Sequence[int]) -> Scores:

@@ -1,21 +1,17 @@
 """Documents with questions whose answers' places are known: composed from QA pairs, or made with needles.
 
-Knows text only: no model, no tokens.
+For the calibration of retrieval heads. Knows text only: no model, no tokens.
 """
 
-import gzip
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
-from typing import Any
 
-from acre_rag.errors import CalibrationError
+from acre_rag.training.data.gold import answer_spans
+from acre_rag.training.data.record import Record
 
 _DOCUMENT_CHARS = 26_000
-_YES_NO = {"yes", "no", "maybe", "true", "false"}
 
 
 @dataclass(frozen=True)
@@ -35,44 +31,36 @@ class LocatedDocument:
     questions: tuple[LocatedQuestion, ...]
 
 
-def load_pairs(path: Path) -> list[dict[str, Any]]:
-    """QA pairs from `.jsonl` or `.jsonl.gz`: objects with "context", "question", "answers", optional "title".
-
-    Raises:
-        CalibrationError: missing, damaged, or without those fields.
-    """
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            pairs: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CalibrationError(f"{path} cannot be read as JSON lines ({error}).") from error
-    if not pairs or not all(isinstance(p, dict) and {"context", "question", "answers"} <= p.keys() for p in pairs):
-        raise CalibrationError(f"{path} needs one object a line with the fields context, question and answers.")
-    return pairs
-
-
-def compose(pairs: Sequence[dict[str, Any]], *, n_questions: int, seed: int) -> list[LocatedDocument]:
+def compose(
+    pairs: Sequence[Record],
+    *,
+    n_questions: int,
+    seed: int,
+    n_documents: int = 10,
+    document_chars: int = _DOCUMENT_CHARS,
+) -> list[LocatedDocument]:
     """Long documents from short passages: passages of one title stand together, so distractors are near relatives.
 
     Args:
         pairs: as `load_pairs` gives them.
         n_questions: questions wanted in all, spread evenly over the documents.
         seed: of the sample.
+        n_documents: most documents; fewer where the data gives less. Variety matters more than questions a document.
+        document_chars: a document ends with the passage that passes this length.
     """
     rng = random.Random(seed)
-    by_context: dict[str, list[dict[str, Any]]] = {}
+    by_context: dict[str, list[Record]] = {}
     for pair in pairs:
-        by_context.setdefault(pair["context"], []).append(pair)
-    title_of = {context: str(each[0].get("title") or context) for context, each in by_context.items()}
+        by_context.setdefault(pair.document, []).append(pair)
+    title_of = {context: each[0].title or context for context, each in by_context.items()}
     titles = sorted(set(title_of.values()))
     rng.shuffle(titles)
     rank = {title: i for i, title in enumerate(titles)}
     contexts = sorted(by_context, key=lambda context: (rank[title_of[context]], context))
     documents: list[LocatedDocument] = []
-    groups = _filled(contexts)
-    wanted = -(-n_questions // min(10, len(groups)))  # ten documents where the data allows: variety matters more
-    for group in groups[:10]:
+    groups = _filled(contexts, document_chars)
+    wanted = -(-n_questions // min(n_documents, len(groups)))
+    for group in groups[:n_documents]:
         documents.append(_joined(group, by_context, wanted, rng))
     return [document for document in documents if document.questions]
 
@@ -117,26 +105,24 @@ def _with_needles(paragraphs: Sequence[str], rng: random.Random) -> LocatedDocum
     return LocatedDocument(text, tuple(questions))
 
 
-def _filled(contexts: Sequence[str]) -> list[list[str]]:
+def _filled(contexts: Sequence[str], document_chars: int) -> list[list[str]]:
     groups: list[list[str]] = [[]]
     for context in contexts:
-        if sum(map(len, groups[-1])) > _DOCUMENT_CHARS:
+        if sum(map(len, groups[-1])) > document_chars:
             groups.append([])
         groups[-1].append(context)
     return groups
 
 
 def _joined(
-    contexts: Sequence[str], pairs: dict[str, list[dict[str, Any]]], wanted: int, rng: random.Random
+    contexts: Sequence[str], pairs: dict[str, list[Record]], wanted: int, rng: random.Random
 ) -> LocatedDocument:
     text, questions = "", []
     for context in contexts:
         for pair in pairs[context]:
-            answers = [str(answer) for answer in pair["answers"]]
-            if all(answer.strip().lower() in _YES_NO for answer in answers):
+            if pair.question is None or pair.yes_or_no:
                 continue  # nothing in the text to point at
-            places = [(at, at + len(a)) for a in answers if a and (at := context.lower().find(a.lower())) >= 0]
-            start, stop = places[0] if places else (0, len(context))
-            questions.append(LocatedQuestion(str(pair["question"]), len(text) + start, len(text) + stop))
+            start, stop = (answer_spans(context, pair.answers) or [(0, len(context))])[0]
+            questions.append(LocatedQuestion(pair.question, len(text) + start, len(text) + stop))
         text += context + "\n\n"
     return LocatedDocument(text, tuple(rng.sample(questions, min(wanted, len(questions)))))

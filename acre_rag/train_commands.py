@@ -1,0 +1,142 @@
+"""The commands `acre train stage1 | stage2`: options in, a training run, a line of figures out."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from acre_rag.options import Device, Json, grouped
+
+if TYPE_CHECKING:  # torch is heavy: commands import it when they run
+    from acre_rag.training.settings import TrainingSettings
+
+train = typer.Typer(help="Train learned L1 for a frozen model (the paper's two stages).", no_args_is_help=True)
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings (TOML): a file, or a shipped name.")]
+Data = Annotated[Path, typer.Option(help="Folder of texts (.txt, .txt.gz), or of shards from `acre data build`.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoint, adapter.safetensors, training.json.")]
+Start = Annotated[Path | None, typer.Option(help="Adapter to begin with.")]
+Trackers = Annotated[list[str] | None, typer.Option("--tracker", help="tensorboard, wandb, ... (repeatable).")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingOptions:
+    """Settings on the command line; each stands above that of the file."""
+
+    model: Annotated[str | None, typer.Option("--model", "-m", help="The frozen model.", envvar="ACRE_MODEL")] = None
+    dtype: Annotated[str | None, typer.Option(help="What the model computes in: auto, float32, bfloat16.")] = None
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None
+    batch: Annotated[int | None, typer.Option(help="Documents a step, over all processes.")] = None
+    context: Annotated[list[int] | None, typer.Option(help="Tokens of a document (repeatable: one drawn a step).")] = (
+        None
+    )
+    interval: Annotated[list[int] | None, typer.Option(help="Interval l (repeatable: one drawn a step).")] = None
+    stride: Annotated[int | None, typer.Option(help="S: tokens read in one stride.")] = None
+    window: Annotated[int | None, typer.Option(help="W; by default strides see earlier ones through L1 alone.")] = None
+    rank: Annotated[int | None, typer.Option(help="Rank of the L1 projections; 0 is full rank.")] = None
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr", help="At its highest.")] = None
+    schedule: Annotated[str | None, typer.Option(help="cosine or constant.")] = None
+    retrieval_weight: Annotated[float | None, typer.Option(help="Stage 2: weight of the retrieval loss.")] = None
+    checkpointing: Annotated[bool | None, typer.Option("--checkpointing", help="Recompute activations.")] = None
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None
+    seed: Annotated[int | None, typer.Option(help="Of everything drawn.")] = None
+
+    def settings(self, stage: str, config: Path | None) -> "TrainingSettings":
+        """The file's settings with these above them."""
+        from acre_rag.training.settings import read_settings
+
+        changes = {field.name: getattr(self, field.name) for field in fields(self)}
+        changes["intervals"] = changes.pop("interval")
+        return read_settings(config, stage=stage, **changes)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the main one."""
+    app.add_typer(train, name="train")
+
+
+@train.command()
+@grouped
+def stage1(
+    data: Data,
+    out: Out,
+    options: SettingOptions,
+    config: Config = None,
+    start: Start = None,
+    device: Device = "auto",
+    tracker: Trackers = None,
+    as_json: Json = False,
+) -> None:
+    """Next-token loss on later strides, given the L1 entries of earlier ones (Eq. 20).
+
+    The same command again goes on from the last checkpoint. On several processes: accelerate launch -m acre_rag.cli
+    train stage1 ...
+    """
+    settings = options.settings("stage1", config)
+    _run(settings, data=data, out=out, start=start, device=device, trackers=tracker or [], as_json=as_json)
+
+
+@train.command()
+@grouped
+def stage2(
+    data: Data,
+    out: Out,
+    options: SettingOptions,
+    config: Config = None,
+    start: Start = None,
+    device: Device = "auto",
+    tracker: Trackers = None,
+    as_json: Json = False,
+) -> None:
+    """Loss on answers, read over L1 entries and refilled blocks (Eq. 21); begin with the adapter of stage 1."""
+    settings = options.settings("stage2", config)
+    _run(settings, data=data, out=out, start=start, device=device, trackers=tracker or [], as_json=as_json)
+
+
+def _run(
+    settings: "TrainingSettings",
+    *,
+    data: Path,
+    out: Path,
+    start: Path | None,
+    device: str,
+    trackers: list[str],
+    as_json: bool,
+) -> None:
+    from acre_rag.training.run import run_training
+
+    with _progress(settings.steps) as on_step:
+        trained = run_training(
+            settings, data=data, out=out, start=start, device=device, trackers=tuple(trackers), on_step=on_step
+        )
+    if as_json:
+        typer.echo(json.dumps({"adapter": str(trained.adapter), "steps": trained.steps, "loss": trained.loss}))
+    else:
+        Console().print(f"{trained.steps} steps, loss {trained.loss:.3f}; adapter written to {trained.adapter}")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A bar on a terminal, a line a step in a log."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield lambda record: console.print(_line(record, total))
+        return
+    columns = (TextColumn("training"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("loading", total=total)
+        yield lambda record: progress.update(task, completed=record["step"], description=_line(record, total))
+
+
+def _line(record: Mapping[str, Any], total: int) -> str:
+    retrieval = f", retrieval {record['retrieval_loss']:.3f}" if "retrieval_loss" in record else ""
+    return (
+        f"step {record['step']}/{total}, loss {record['loss']:.3f}{retrieval}, l = {record['interval']}, "
+        f"{record['seconds']:.1f} s"
+    )

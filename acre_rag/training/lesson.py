@@ -1,0 +1,160 @@
+"""A training example as tensors: what is read, what is asked, what is to be predicted. Knows tokenizer and settings."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from acre_rag.blocks import blocks_of_tokens, tokens_of_chars
+from acre_rag.decoder import Decoder
+from acre_rag.errors import DocumentError
+from acre_rag.prompts import SHORT_ANSWER, RenderedPrompt, render
+from acre_rag.reading import tokenised_question
+from acre_rag.training.data.example import TrainingExample
+from acre_rag.training.layout import Layout, reading
+from acre_rag.training.losses import stage1_targets
+from acre_rag.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One example, ready to be read.
+
+    Attributes:
+        token_ids: `[P + N + Q]`, prefix, document, all that is asked.
+        layout: who sees whom.
+        slots: `[n]`, slots whose next token is to be predicted.
+        targets: `[n]`, those tokens.
+        question: slots of the question as it is first read, over the L1 entries alone; `None` in stage 1.
+        gold: blocks that answer it.
+    """
+
+    token_ids: Tensor
+    layout: Layout
+    slots: Tensor
+    targets: Tensor
+    question: slice | None = None
+    gold: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn anew for each step: the same in every process and after every restart."""
+
+    interval: int
+    n_tokens: int
+
+    @classmethod
+    def of(cls, settings: TrainingSettings, step: int) -> "Draw":
+        """The draw of one step."""
+        rng = random.Random(f"{settings.seed}:{step}")
+        return cls(rng.choice(settings.intervals), rng.choice(settings.context))
+
+
+class Teacher:
+    """Turns examples into lessons for one model.
+
+    Args:
+        decoder: the model, for its tokenizer and prompt format.
+        settings: of the run.
+    """
+
+    def __init__(self, decoder: Decoder, settings: TrainingSettings) -> None:
+        self._decoder, self._settings = decoder, settings
+        self._prompt: RenderedPrompt = render(SHORT_ANSWER, decoder.tokenizer)
+        self._prefix = self._ids(self._prompt.prefix)
+
+    def lesson(self, example: TrainingExample, draw: Draw) -> Lesson:
+        """One example of the run's stage.
+
+        Raises:
+            DocumentError: too short to learn from, or without question and answer in stage 2.
+        """
+        if self._settings.stage == "stage1":
+            return self.document_lesson(example, draw)
+        return self._question_lesson(example, draw)
+
+    def document_lesson(self, example: TrainingExample, draw: Draw) -> Lesson:
+        """Eq. 20: the document's own next tokens."""
+        document = self._ids(example.document)[: draw.n_tokens]
+        layout = self._reading(len(document), draw.interval)
+        ids = torch.cat([self._prefix, document])
+        slots, targets = stage1_targets(layout, ids, first_stride=self._settings.first_stride)
+        if not len(slots):
+            raise DocumentError(
+                f"{example.id} has {len(document)} tokens, no more than one stride of {self._settings.stride}. "
+                "Train on longer documents, or with a smaller stride."
+            )
+        return Lesson(ids, layout, slots, targets)
+
+    def _question_lesson(self, example: TrainingExample, draw: Draw) -> Lesson:
+        """Eq. 21: the question is read over L1 alone, as in selection; then with refilled blocks, and answered."""
+        if not example.question or not example.answer:
+            raise DocumentError(f"{example.id} has no question and answer. Stage 2 needs them; stage 1 does not.")
+        rng = random.Random(f"{self._settings.seed}:{example.id}:{draw}")
+        document, gold_tokens = self._around_gold(example, draw.n_tokens, rng)
+        layout = self._reading(len(document), draw.interval)
+        gold = _blocks_of(gold_tokens, layout)
+        question = tokenised_question(example.question, self._prompt, self._decoder)
+        answer = self._ids(f"{example.answer.strip()}{self._end}")
+        first = layout.n_slots
+        refilled = {*gold, *self._random_run(layout, len(gold), rng)}
+        layout = layout.asking(len(question.ids))
+        layout = layout.asking(len(question.ids) + len(answer), refilled=sorted(refilled))
+        ids = torch.cat([self._prefix, document, question.ids, question.ids, answer])
+        slots = torch.arange(layout.n_slots - len(answer) - 1, layout.n_slots - 1)
+        own = slice(first + question.own.start, first + question.own.stop)
+        return Lesson(ids, layout, slots, answer, own, gold)
+
+    def _reading(self, n_tokens: int, interval: int) -> Layout:
+        return reading(
+            n_prefix=len(self._prefix),
+            n_tokens=n_tokens,
+            interval=interval,
+            stride=self._settings.stride,
+            window=self._settings.window,
+        )
+
+    def _around_gold(
+        self, example: TrainingExample, n_tokens: int, rng: random.Random
+    ) -> tuple[Tensor, list[tuple[int, int]]]:
+        """At most `n_tokens` tokens of the document that hold what answers the question, and its places there."""
+        encoded = self._decoder.tokenizer(example.document, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        spans = [tokens_of_chars(start, stop, offsets) for start, stop in example.gold]
+        earliest = max(0, max((stop for _, stop in spans), default=0) - n_tokens)
+        latest = min([start for start, _ in spans] + [max(0, len(offsets) - n_tokens)])
+        if earliest > latest:
+            raise DocumentError(
+                f"{example.id}: what answers the question is spread over more than {n_tokens} tokens. Train with a "
+                "longer context, or compose shorter documents."
+            )
+        first = rng.randint(earliest, latest)
+        ids = torch.tensor(encoded["input_ids"][first : first + n_tokens], device=self._decoder.device)
+        return ids, [(start - first, stop - first) for start, stop in spans]
+
+    def _random_run(self, layout: Layout, n_gold: int, rng: random.Random) -> range:
+        """Neighbouring blocks that stand for what selection gets wrong."""
+        n_more = min(max(0, self._settings.refill // layout.interval - n_gold), layout.n_blocks)
+        start = rng.randint(0, layout.n_blocks - n_more)
+        return range(start, start + n_more)
+
+    @property
+    def _end(self) -> str:
+        """An answer teaches the model to end it."""
+        return str(self._decoder.tokenizer.eos_token or "")
+
+    def _ids(self, text: str) -> Tensor:
+        ids = self._decoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor(ids, dtype=torch.long, device=self._decoder.device)
+
+
+def _blocks_of(spans: Sequence[tuple[int, int]], layout: Layout) -> tuple[int, ...]:
+    blocks: set[int] = set()
+    for start, stop in spans:
+        run = blocks_of_tokens(start, stop, interval=layout.interval, n_blocks=layout.n_blocks)
+        blocks.update(range(run.start, run.stop))
+    return tuple(sorted(blocks))

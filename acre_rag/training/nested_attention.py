@@ -1,0 +1,205 @@
+"""Attention over a whole nested sequence in one forward pass, equal to reading it step by step, gradients included.
+
+Knows layouts, keys and queries; nothing of what is trained. The model rotates every slot to its place in the whole
+line of slots. A step sees some earlier slots as if the unseen ones between had never been there, so what lies left of a
+gap is *moved*: its key is rotated on by the number of unseen slots. Recent slots stay as they are. Three ways to
+compute the same thing:
+
+- "strided": one attention call a step over just the keys that it sees. No work is wasted.
+- "dense": all keys, moved copies behind them, and one boolean mask.
+- "flex": the same keys and the same mask as a FlexAttention block mask, for CUDA devices.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, cached_property
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from acre_rag.decoder import Decoder
+from acre_rag.errors import ConfigError
+from acre_rag.rope import _apply as rotated
+from acre_rag.training.layout import Layout, Step
+
+Way = Literal["strided", "dense", "flex"]
+Watch = Callable[[int, Tensor, Tensor], None]
+"""Called with (layer, queries `[B, H, T, D]`, keys `[B, Hkv, T, D]`) of all slots, each rotated to its slot."""
+
+_NAME = "acre_nested"
+
+
+@contextmanager
+def nested_attention(decoder: Decoder, layout: Layout, *, way: Way | None = None) -> Iterator[dict[str, Any]]:
+    """Inside the block the model attends as the layout says.
+
+    Args:
+        decoder: the model; its own attention is back when the block is left.
+        layout: who sees whom.
+        way: how it is computed; by default "flex" on CUDA devices and "strided" elsewhere.
+
+    Yields:
+        What to pass to the model's forward call, together with all slots as one sequence.
+
+    Raises:
+        ConfigError: the model's rotation changes with the length, and this line of slots is beyond its window.
+    """
+    _check_rotation(decoder, layout)
+    way = way or ("flex" if decoder.device.type == "cuda" else "strided")
+    with switched(decoder):
+        yield {"nested": _WAYS[way](decoder, layout)}
+
+
+@contextmanager
+def switched(decoder: Decoder) -> Iterator[None]:
+    """Inside the block the model's layers call the attention of this file; what they are to see comes with the call."""
+    config = decoder.model.config
+    before = config._attn_implementation
+    ALL_ATTENTION_FUNCTIONS.register(_NAME, _attention)
+    config._attn_implementation = _NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """What transformers calls in every layer."""
+    nested: _Strided | _Masked = options["nested"]
+    watch: Watch | None = options.get("watch")
+    if watch:
+        watch(cast(int, module.layer_idx), query, key)
+    return nested.attend(module, query, key, value, options.get("scaling")), None
+
+
+class _Strided:
+    """One attention call a step."""
+
+    def __init__(self, decoder: Decoder, layout: Layout) -> None:
+        self._steps = [(step, _Moves(decoder, step)) for step in layout.steps]
+        self._masks = [_lower_right(step, decoder.device) for step in layout.steps]
+
+    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
+        """`q [B, H, T, D]`, `k, v [B, Hkv, T, D]`, rotated to their slots; returns `[B, T, H, D]`."""
+        out = []
+        for (step, moves), mask in zip(self._steps, self._masks, strict=True):
+            near = slice(step.start - len(step.seen) + step.n_moved, step.stop)
+            keys = torch.cat([moves.keys(k), k[:, :, near]], dim=2)
+            values = torch.cat([moves.values(v), v[:, :, near]], dim=2)
+            queries = q[:, :, step.start : step.stop]
+            out.append(sdpa_attention_forward(module, queries, keys, values, mask, scaling=scaling)[0])
+        return torch.cat(out, dim=1)
+
+
+class _Masked:
+    """All slots, then the moved copies of every step, under one mask."""
+
+    def __init__(self, decoder: Decoder, layout: Layout) -> None:
+        self._device = decoder.device
+        self._moves = [_Moves(decoder, step) for step in layout.steps]
+        self._n_slots = layout.n_slots
+        sizes = torch.tensor([step.stop - step.start for step in layout.steps])
+        near = torch.tensor([step.start - len(step.seen) + step.n_moved for step in layout.steps])
+        moved = torch.tensor([step.n_moved for step in layout.steps])
+        numbers = torch.arange(len(layout.steps))
+        self._step_of_slot = numbers.repeat_interleave(sizes).to(self._device)  # [T]
+        self._near_of_slot = near.repeat_interleave(sizes).to(self._device)  # [T]
+        copies = numbers.repeat_interleave(moved).to(self._device)
+        self._step_of_key = torch.cat([self._step_of_slot, copies])  # [T + copies]
+
+    def visible(self, _batch: Any, _head: Any, q: Tensor, key: Tensor) -> Tensor:
+        """Whether slot `q` attends to key number `key`: a near slot, or its own step's copy of a moved one."""
+        near = (key <= q) & (key >= self._near_of_slot[q])
+        copy = (key >= self._n_slots) & (self._step_of_key[key] == self._step_of_slot[q])
+        return near | copy
+
+    def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
+        """As `_Strided.attend`."""
+        keys = torch.cat([k, *(moves.keys(k) for moves in self._moves)], dim=2)
+        values = torch.cat([v, *(moves.values(v) for moves in self._moves)], dim=2)
+        return self.compute(module, q, keys, values, scaling)
+
+    def compute(self, module: nn.Module, q: Tensor, keys: Tensor, values: Tensor, scaling: float | None) -> Tensor:
+        """With a boolean mask `[T, T + copies]`."""
+        return sdpa_attention_forward(module, q, keys, values, self._mask[None, None], scaling=scaling)[0]
+
+    @cached_property
+    def _mask(self) -> Tensor:
+        slots = torch.arange(self._n_slots, device=self._device)
+        keys = torch.arange(len(self._step_of_key), device=self._device)
+        return self.visible(None, None, slots[:, None], keys[None])
+
+
+class _Flex(_Masked):
+    """The same with a block mask: blocks of slots that see nothing of a block of keys cost nothing."""
+
+    def compute(self, module: nn.Module, q: Tensor, keys: Tensor, values: Tensor, scaling: float | None) -> Tensor:
+        """With FlexAttention, compiled where that pays."""
+        out: Tensor = _flex_attention(q.device.type)(
+            q, keys, values, block_mask=self._block_mask, scale=scaling, enable_gqa=q.shape[1] != keys.shape[1]
+        )
+        return out.transpose(1, 2).contiguous()
+
+    @cached_property
+    def _block_mask(self) -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        def visible(batch: Tensor, head: Tensor, q: Tensor, key: Tensor) -> Tensor:
+            return self.visible(batch, head, q, key)  # FlexAttention takes functions, not methods
+
+        return create_block_mask(visible, None, None, self._n_slots, len(self._step_of_key), device=str(self._device))
+
+
+_WAYS: dict[str, Callable[[Decoder, Layout], Any]] = {"strided": _Strided, "dense": _Masked, "flex": _Flex}
+
+
+class _Moves:
+    """The seen slots of one step that move, and their rotation."""
+
+    def __init__(self, decoder: Decoder, step: Step) -> None:
+        self._slots = step.seen[: step.n_moved].to(decoder.device)
+        shifts = torch.cat([step.shifts[: step.n_moved], torch.zeros(1)]).to(
+            decoder.device
+        )  # a module takes no empty one
+        with torch.no_grad():
+            cos, sin = decoder.base.rotary_emb(torch.zeros(1, device=decoder.device), shifts[None])
+        norm = (cos[0, :, :1] ** 2 + sin[0, :, :1] ** 2).sqrt()  # scaled rotations (yarn) have scaled the key already
+        self._cos, self._sin = (cos[0] / norm)[:-1], (sin[0] / norm)[:-1]  # [n, R]
+
+    def keys(self, k: Tensor) -> Tensor:
+        """`[B, Hkv, n, D]`, rotated on to where the step sees them."""
+        return rotated(k.index_select(2, self._slots), self._cos, self._sin)
+
+    def values(self, v: Tensor) -> Tensor:
+        """`[B, Hkv, n, D]`."""
+        return v.index_select(2, self._slots)
+
+
+def _lower_right(step: Step, device: torch.device) -> Tensor | None:
+    """`[1, 1, T, K + T]`: all that is seen, and itself causally; `None` where plain causal attention does."""
+    if not len(step.seen):
+        return None
+    n_new = step.stop - step.start
+    mask = torch.ones(n_new, len(step.seen) + n_new, dtype=torch.bool, device=device)
+    return mask.tril(len(step.seen))[None, None]
+
+
+def _check_rotation(decoder: Decoder, layout: Layout) -> None:
+    rope = getattr(decoder.model.config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "dynamic" and layout.n_slots > decoder.model_window:
+        raise ConfigError(
+            f"The frequencies of this model's rotation change beyond {decoder.model_window:,} places, and the nested "
+            f"sequence has {layout.n_slots:,}. Train on shorter documents, or with reading='sequential'."
+        )
+
+
+@cache
+def _flex_attention(device: str) -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention

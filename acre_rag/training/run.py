@@ -1,0 +1,152 @@
+"""One training run from settings to an adapter file and its record; the parts are made elsewhere."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate import Accelerator
+
+from acre_rag.decoder import Decoder
+from acre_rag.models import load_decoder
+from acre_rag.proxies.adapter import load_learned, save_adapter
+from acre_rag.proxies.learned import L1Parameters
+from acre_rag.training.reader import NestedReader
+from acre_rag.training.settings import TrainingSettings
+from acre_rag.training.stream import Shards
+from acre_rag.training.texts import Excerpts, digest_of, split_texts
+from acre_rag.training.trainer import Examples, Record, Trainer
+
+ADAPTER, RECORD, MANIFEST = "adapter.safetensors", "training.json", "manifest.json"
+_CHARS_PER_TOKEN = 6  # more than ordinary prose has
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves.
+
+    Attributes:
+        adapter: for `ACRE.from_pretrained(adapter=...)`.
+        record: settings, data, curve, seconds, machine.
+        steps: optimiser steps done.
+        loss: mean of the last tenth of them.
+    """
+
+    adapter: Path
+    record: Path
+    steps: int
+    loss: float
+
+
+def run_training(
+    settings: TrainingSettings,
+    *,
+    data: Path,
+    out: Path,
+    start: Path | None = None,
+    device: str = "auto",
+    trackers: tuple[str, ...] = (),
+    on_step: Callable[[Record], None] = lambda record: None,
+) -> Trained:
+    """Train, or go on with what was interrupted; every process of a launch calls this.
+
+    Args:
+        settings: of the run.
+        data: folder of texts (`.txt`, `.txt.gz`), or of shards made by `acre data build`.
+        out: folder for checkpoint, adapter and record.
+        start: adapter to begin with (stage 2 begins with that of stage 1); untrained copies by default.
+        device: "auto", "cpu" or "cuda".
+        trackers: of Accelerate: "tensorboard", "wandb", ...
+        on_step: called with each step's record on the main process.
+
+    Raises:
+        ConfigError, DocumentError, ModelError, AdapterError: each says what to do.
+    """
+    accelerator = Accelerator(cpu=device == "cpu", log_with=list(trackers) or None, project_dir=out)
+    decoder = load_decoder(settings.model, device=str(accelerator.device), dtype=settings.dtype)
+    l1 = load_learned(start, decoder) if start else untrained(decoder, settings)
+    examples, facts = _examples(data, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    if trackers:
+        accelerator.init_trackers(out.name, config={k: str(v) for k, v in settings.to_dict().items()})
+
+    def report(record: Record) -> None:
+        accelerator.log({k: v for k, v in record.items() if k != "step"}, step=int(record["step"]))
+        on_step(record)
+
+    trainer = Trainer(
+        NestedReader(decoder, l1, reading=settings.reading, checkpointing=settings.checkpointing),
+        settings,
+        examples,
+        accelerator=accelerator,
+        out=out,
+        data_digest=facts["digest"],
+        on_step=report,
+    )
+    progress = trainer.train()
+    accelerator.end_training()
+    last = progress.curve[-max(1, len(progress.curve) // 10) :]
+    trained = Trained(out / ADAPTER, out / RECORD, progress.step, sum(r["loss"] for r in last) / len(last))
+    record = _record(settings, decoder, facts, start) | {
+        "steps": progress.step,
+        "seconds": round(progress.seconds, 1),
+        "processes": accelerator.num_processes,
+        "final_loss": trained.loss,
+    }
+    if accelerator.is_main_process:
+        intervals = min(settings.intervals), max(settings.intervals)
+        save_adapter(l1, trained.adapter, decoder=decoder, intervals=intervals, facts=record)
+        trained.record.write_text(json.dumps(record | {"curve": progress.curve}, indent=1), encoding="utf-8")
+    accelerator.wait_for_everyone()
+    return trained
+
+
+def untrained(decoder: Decoder, settings: TrainingSettings) -> L1Parameters:
+    """L1 parameters that change nothing yet, and an L1 token that reads like `settings.start_text`."""
+    torch.manual_seed(settings.seed)
+    l1 = L1Parameters(decoder, rank=settings.rank)
+    ids = decoder.tokenizer(settings.start_text, add_special_tokens=False)["input_ids"]
+    if ids:
+        with torch.no_grad():
+            l1.embedding.copy_(decoder.base.embed_tokens.weight[ids].float().mean(dim=0))
+    return l1
+
+
+def _examples(data: Path, settings: TrainingSettings) -> tuple[Examples, dict[str, Any]]:
+    """What a folder holds, and what identifies it."""
+    manifest = data / MANIFEST
+    if manifest.is_file():
+        return Shards(data, seed=settings.seed), {
+            "kind": "shards",
+            "digest": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        }
+    trained, held_out = split_texts(data, held_out=settings.held_out)
+    longest = max(settings.context) * _CHARS_PER_TOKEN
+    facts = {"kind": "texts", "digest": digest_of(trained), "files": len(trained), "held_out": _names(held_out)}
+    return Excerpts(trained, n_chars=longest, seed=settings.seed), facts
+
+
+def _names(files: list[Path]) -> list[str]:
+    return [path.name for path in files]
+
+
+def _record(settings: TrainingSettings, decoder: Decoder, facts: dict[str, Any], start: Path | None) -> dict[str, Any]:
+    return {
+        "settings": settings.to_dict(),
+        "data": facts,
+        "start": start.name if start else None,
+        "base": {"architecture": decoder.architecture, "digest": decoder.digest},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {decoder.device}",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }

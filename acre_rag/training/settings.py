@@ -1,0 +1,134 @@
+"""The settings of a training run: read from a TOML file, validated once, written beside what was trained."""
+
+import tomllib
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from acre_rag.config import INTERVALS
+from acre_rag.errors import ConfigError
+from acre_rag.models import BUILTIN
+
+STAGES = ("stage1", "stage2")
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """One run. Lengths in tokens.
+
+    Attributes:
+        stage: "stage1" (Eq. 20) or "stage2" (Eq. 21).
+        model: as `load_decoder` takes it.
+        dtype: what the frozen model computes in; L1 parameters and their optimiser are float32.
+        steps: optimiser steps.
+        batch: documents a step, over all processes.
+        context: lengths that a step's documents may have; one is drawn for each step.
+        intervals: intervals `l`; one is drawn for each step.
+        stride: `S`.
+        window: `W`; `None` for the narrowest (a stride sees of earlier ones their L1 entries alone).
+        rank: of the L1 projections; 0 for full rank, as in the paper.
+        start_text: the L1 token's embedding begins as the mean of this text's; "" for the end-of-text token's. A line
+            break disturbs an untrained model least (benchmarks/LOG.md).
+        learning_rate: at its highest.
+        schedule: after the warm-up: "cosine" to zero, or "constant".
+        warmup_steps: from zero to `learning_rate`.
+        weight_decay: of the projections.
+        max_grad_norm: gradients are scaled down to this norm.
+        first_stride: whether stage 1 counts the first stride, which sees no earlier L1.
+        refill: stage 2: tokens refilled beside the right blocks, from blocks drawn at random.
+        retrieval_weight: stage 2: weight of the loss that pulls the question's attention to the right blocks' L1
+            entries; beyond the paper, 0 for none.
+        held_out: files of a folder of texts that are never trained on.
+        reading: "parallel" or "sequential".
+        checkpointing: recompute activations.
+        save_every: steps between checkpoints.
+        seed: of everything drawn.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    stage: str = "stage1"
+    model: str = BUILTIN
+    dtype: str = "auto"
+    steps: int = 200
+    batch: int = 1
+    context: tuple[int, ...] = (2048,)
+    intervals: tuple[int, ...] = INTERVALS
+    stride: int = 512
+    window: int | None = None
+    rank: int = 32
+    start_text: str = "\n"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 5
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    first_stride: bool = False
+    refill: int = 512
+    retrieval_weight: float = 0.0
+    held_out: int = 8
+    reading: str = "parallel"
+    checkpointing: bool = False
+    save_every: int = 25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what would fail only after minutes."""
+        if self.stage not in STAGES or self.schedule not in SCHEDULES:
+            raise ConfigError(
+                f"stage={self.stage!r} with schedule={self.schedule!r}: choose a stage of {', '.join(STAGES)} and a "
+                f"schedule of {', '.join(SCHEDULES)}."
+            )
+        low = {"steps": 1, "batch": 1, "stride": 1, "rank": 0, "warmup_steps": 0, "save_every": 1, "held_out": 0}
+        for name, least in low.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)} is too small: use {least} or more.")
+        if not self.intervals or not self.context or min(self.intervals) < 1:
+            raise ConfigError(f"intervals={self.intervals}, context={self.context}: name at least one of each.")
+        if self.stride < max(self.intervals):
+            raise ConfigError(
+                f"stride={self.stride} is smaller than the largest interval {max(self.intervals)}: no block fits it. "
+                "Use a larger stride or smaller intervals."
+            )
+        if self.stage == "stage1" and not self.first_stride and min(self.context) <= self.stride:
+            raise ConfigError(
+                f"context={min(self.context)} is no longer than stride={self.stride}: there is no later stride to "
+                "learn from. Use longer documents, a smaller stride, or first_stride=true."
+            )
+        if not 0 < self.learning_rate < 1:
+            raise ConfigError(f"learning_rate={self.learning_rate} must lie between 0 and 1.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def read_settings(path: Path | None, **changes: Any) -> TrainingSettings:
+    """Settings of a TOML file, with options that stand above it.
+
+    Args:
+        path: the file; `None` for the defaults.
+        changes: settings by name; `None` leaves the file's.
+
+    Raises:
+        ConfigError: missing, not TOML, an unknown name, or a value out of range.
+    """
+    known = {field.name for field in fields(TrainingSettings)}
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read as a settings file ({error}).") from error
+    if unknown := sorted(set(values) - known):
+        raise ConfigError(
+            f"{path} has settings that do not exist: {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
+        )
+    values |= {name: value for name, value in changes.items() if value is not None}
+    values |= {name: tuple(values[name]) for name in ("context", "intervals") if name in values}
+    try:
+        return replace(TrainingSettings(), **values)
+    except TypeError as error:
+        raise ConfigError(f"{path or 'The options'} has a value of the wrong kind ({error}).") from error

@@ -1,0 +1,76 @@
+"""Excerpts of a folder of plain texts as training examples, drawn by number; knows no model and no tokens."""
+
+import gzip
+import hashlib
+import random
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+
+from acre_rag.errors import DocumentError
+from acre_rag.training.data.example import TrainingExample
+
+_SUFFIXES = (".txt", ".txt.gz")
+
+
+class Excerpts:
+    """Excerpt number `i` is the same in every run, process and after every restart.
+
+    Args:
+        files: the texts; longer ones are drawn from as often as shorter ones.
+        n_chars: characters of an excerpt; it starts at a paragraph.
+        seed: of the draws.
+    """
+
+    def __init__(self, files: list[Path], *, n_chars: int, seed: int = 0) -> None:
+        self._files, self._n_chars, self._seed = files, n_chars, seed
+
+    def starting_at(self, number: int) -> Iterator[TrainingExample]:
+        """Excerpts `number`, `number + 1`, ... without end."""
+        return map(self.excerpt, count(number))
+
+    def excerpt(self, number: int) -> TrainingExample:
+        """One excerpt."""
+        rng = random.Random(f"{self._seed}/{number}")
+        path = rng.choice(self._files)
+        text = _text(path)
+        start = rng.randrange(max(1, len(text) - self._n_chars))
+        paragraph = text.find("\n\n", start, start + self._n_chars // 4)
+        start = start if paragraph < 0 else paragraph + 2
+        return TrainingExample(text[start : start + self._n_chars], None, None, (), f"{path.name}:{start}")
+
+
+def split_texts(folder: Path, *, held_out: int) -> tuple[list[Path], list[Path]]:
+    """The `.txt` and `.txt.gz` files to train on, and those to measure on, chosen by their names' digests.
+
+    Raises:
+        DocumentError: too few files.
+    """
+    files = [path for path in folder.glob("*") if path.name.endswith(_SUFFIXES)] if folder.is_dir() else []
+    files.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
+    if len(files) <= held_out:
+        raise DocumentError(
+            f"{folder} has {len(files)} files of plain text (.txt, .txt.gz), and {held_out} are held out. "
+            "Give a folder with more, or hold out fewer."
+        )
+    return files[held_out:], files[:held_out]
+
+
+def digest_of(files: list[Path]) -> str:
+    """SHA-256 over names and bytes of the files."""
+    total = hashlib.sha256()
+    for path in files:
+        total.update(f"{path.name}\n".encode())
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _text(path: Path) -> str:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            return str(file.read())
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DocumentError(f"{path} cannot be read as text ({error}).") from error

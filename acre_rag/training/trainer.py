@@ -1,0 +1,203 @@
+"""The training loop over Accelerate: steps, gradients, checkpoints. Knows neither files of data nor the command line.
+
+What a step draws depends on its number alone, never on a generator's state: that is why every process agrees, and why
+a run that was killed goes on exactly where its last checkpoint stands.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator, DistributedType
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from acre_rag.errors import AdapterError, ConfigError
+from acre_rag.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from acre_rag.training.data.example import TrainingExample
+from acre_rag.training.lesson import Draw, Lesson, Teacher
+from acre_rag.training.losses import RetrievalWatch, next_token_loss
+from acre_rag.training.reader import NestedReader
+from acre_rag.training.settings import TrainingSettings
+
+Record = Mapping[str, Any]
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class Examples(Protocol):
+    """An endless line of examples that can be entered anywhere."""
+
+    def starting_at(self, number: int) -> Iterator[TrainingExample]:
+        """Examples `number`, `number + 1`, ..."""
+        ...
+
+
+class Trainer:
+    """Trains the L1 parameters of a reader.
+
+    Args:
+        reader: what is trained.
+        settings: of the run.
+        examples: what it is trained on; read by every process, which takes its share of each batch.
+        accelerator: processes and devices; one process by default.
+        out: folder of the checkpoint; `None` keeps none.
+        data_digest: identifies the examples: a checkpoint goes on only with the same.
+        on_step: called on the main process with each step's record.
+
+    Raises:
+        ConfigError: a batch that the processes cannot share evenly, or a way of sharding that is not supported.
+    """
+
+    def __init__(
+        self,
+        reader: NestedReader,
+        settings: TrainingSettings,
+        examples: Examples,
+        *,
+        accelerator: Accelerator | None = None,
+        out: Path | None = None,
+        data_digest: str = "",
+        on_step: Callable[[Record], None] = lambda record: None,
+    ) -> None:
+        self._accelerator = accelerator or Accelerator(cpu=reader.decoder.device.type == "cpu")
+        _check_processes(self._accelerator, settings)
+        self._settings, self._examples, self._on_step = settings, examples, on_step
+        self._reader = reader
+        self._teacher = Teacher(reader.decoder, settings)
+        self._checkpoint = out / CHECKPOINT if out else None
+        self._run = {k: v for k, v in settings.to_dict().items() if k != "save_every"}
+        self._run |= {"data": data_digest, "base": reader.decoder.architecture}
+        self._optimizer = torch.optim.AdamW(_groups(reader, settings), lr=settings.learning_rate, betas=(0.9, 0.95))
+        self._schedule: Any = get_scheduler(
+            "cosine" if settings.schedule == "cosine" else "constant_with_warmup",
+            self._optimizer,
+            num_warmup_steps=settings.warmup_steps + 1,
+            num_training_steps=settings.steps + 1,
+        )
+        self._model = self._accelerator.prepare(reader)
+
+    def train(self, *, steps: int | None = None) -> Progress:
+        """Go on from the checkpoint, or from the beginning, to the end.
+
+        Args:
+            steps: stop (with a checkpoint) after so many steps of the whole run; the schedule stays that of
+                `settings.steps`.
+
+        Raises:
+            AdapterError: the checkpoint is damaged or of another run.
+        """
+        progress = self._load()
+        examples = self._examples.starting_at(progress.step * self._settings.batch)
+        last = min(steps or self._settings.steps, self._settings.steps)
+        while progress.step < last:
+            start = perf_counter()
+            record = self._step(progress.step, list(islice(examples, self._settings.batch)))
+            seconds = perf_counter() - start
+            record |= {"seconds": round(seconds, 3)}
+            progress = Progress(progress.step + 1, progress.seconds + seconds, (*progress.curve, record))
+            if progress.step % self._settings.save_every == 0 or progress.step == last:
+                self._save(progress)
+            if self._accelerator.is_main_process:
+                self._on_step(record)
+        return progress
+
+    def _step(self, step: int, batch: list[TrainingExample]) -> dict[str, Any]:
+        """One optimiser step over a batch; each process takes every `n`-th example."""
+        accelerator = self._accelerator
+        draw = Draw.of(self._settings, step)
+        mine = batch[accelerator.process_index :: accelerator.num_processes]
+        parts: list[Tensor] = []
+        for number, example in enumerate(mine, 1):
+            with nullcontext() if number == len(mine) else accelerator.no_sync(self._model):
+                losses = lesson_losses(self._model, self._teacher.lesson(example, draw), self._settings)
+                accelerator.backward(losses.sum() / len(mine))
+            parts.append(losses.detach())
+        norm = accelerator.clip_grad_norm_(self._reader.parameters(), self._settings.max_grad_norm)
+        rate = self._rate(step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        means = accelerator.reduce(torch.stack(parts).mean(dim=0), reduction="mean").tolist()
+        _check_finite(means, step, norm)
+        return {
+            "step": step + 1,
+            "loss": means[0],
+            **({"retrieval_loss": means[1]} if len(means) > 1 else {}),
+            "interval": draw.interval,
+            "tokens": draw.n_tokens * self._settings.batch,
+            "learning_rate": rate,
+            "gradient_norm": float(norm),
+        }
+
+    def _rate(self, step: int) -> float:
+        """Learning rate of a step: from its number alone; the first step's is above zero."""
+        factor: float = self._schedule.lr_lambdas[0](step + 1)
+        return self._settings.learning_rate * factor
+
+    def _load(self) -> Progress:
+        if self._checkpoint is None:
+            return Progress(0, 0.0, ())
+        return load_checkpoint(self._checkpoint, parameters=self._reader.l1, optimizer=self._optimizer, run=self._run)
+
+    def _save(self, progress: Progress) -> None:
+        if self._checkpoint is None or not self._accelerator.is_main_process:
+            return
+        save_checkpoint(
+            self._checkpoint, parameters=self._reader.l1, optimizer=self._optimizer, run=self._run, progress=progress
+        )
+
+
+def lesson_losses(model: nn.Module, lesson: Lesson, settings: TrainingSettings) -> Tensor:
+    """`[1]`, or `[2]` with the weighted retrieval loss, of one lesson; their sum is what training makes small.
+
+    Args:
+        model: a `NestedReader`, wrapped or not.
+        lesson: what is read, asked and predicted.
+        settings: for `retrieval_weight`.
+    """
+    reader: NestedReader = getattr(model, "module", model)
+    watch = None
+    if settings.retrieval_weight and lesson.question and lesson.gold:
+        watch = RetrievalWatch(reader.decoder, lesson.layout, lesson.question)
+    hidden: Tensor = model(lesson.token_ids, lesson.layout, watch=watch)
+    losses = [next_token_loss(reader.decoder, hidden[lesson.slots.to(hidden.device)], lesson.targets)]
+    if settings.retrieval_weight:
+        retrieval = watch.loss(lesson.gold) if watch else losses[0].new_zeros(())
+        losses.append(settings.retrieval_weight * retrieval)
+    return torch.stack(losses)
+
+
+def _groups(reader: NestedReader, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Weight decay is for projections; it would pull the one embedding and the biases to nothing."""
+    trained = [weight for weight in reader.l1.parameters() if weight.requires_grad]
+    return [
+        {"params": [weight for weight in trained if weight.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [weight for weight in trained if weight.dim() == 1], "weight_decay": 0.0},
+    ]
+
+
+def _check_processes(accelerator: Accelerator, settings: TrainingSettings) -> None:
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ConfigError(
+            f"{accelerator.distributed_type.value} shards parameters, but those trained here are a few MB and the "
+            "frozen model is held whole by each process. Launch with plain data parallelism (accelerate launch "
+            "--multi_gpu, or torchrun)."
+        )
+    if settings.batch % accelerator.num_processes:
+        raise ConfigError(
+            f"batch={settings.batch} cannot be shared by {accelerator.num_processes} processes: use a multiple."
+        )
+
+
+def _check_finite(means: list[float], step: int, norm: Tensor) -> None:
+    if not all(math.isfinite(value) for value in [*means, float(norm)]):
+        raise AdapterError(
+            f"Step {step + 1} has loss {means} and gradient norm {float(norm)}: training has diverged. Lower the "
+            "learning rate; the last checkpoint is whole."
+        )

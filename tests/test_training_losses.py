@@ -1,0 +1,114 @@
+"""What is predicted from where, and the losses against their plain definitions."""
+
+import pytest
+import torch
+from conftest import tiny_decoder
+from torch.nn import functional
+
+from acre_rag.errors import DocumentError
+from acre_rag.prompts import SHORT_ANSWER, render
+from acre_rag.training.data.example import TrainingExample
+from acre_rag.training.layout import reading
+from acre_rag.training.lesson import Draw, Lesson, Teacher
+from acre_rag.training.losses import stage1_targets, token_losses
+from acre_rag.training.settings import TrainingSettings
+
+TEXT = "".join(f"The ship number {i} sails on day {i * 7}. " for i in range(30))
+ANSWER = "day 84"
+EXAMPLE = TrainingExample(
+    TEXT, "When does ship 12 sail?", ANSWER, ((TEXT.index(ANSWER), TEXT.index(ANSWER) + len(ANSWER)),), "ships"
+)
+
+
+def lesson(example: TrainingExample = EXAMPLE, *, n_tokens: int = 600, interval: int = 8, **settings: object) -> Lesson:
+    values = {
+        "stage": "stage2",
+        "context": (n_tokens,),
+        "stride": 64,
+        "intervals": (interval,),
+        "refill": 64,
+    } | settings
+    return Teacher(tiny_decoder(), TrainingSettings(**values)).lesson(example, Draw(interval, n_tokens))
+
+
+@pytest.mark.parametrize("first_stride", [False, True])
+def test_each_token_is_predicted_by_the_one_before_it_within_its_stride(first_stride: bool) -> None:
+    """Spelled out token by token; the L1 token between two blocks predicts nothing and is predicted by nothing."""
+    n_prefix, n_tokens, interval, per_stride = 3, 45, 4, 12
+    layout = reading(n_prefix=n_prefix, n_tokens=n_tokens, interval=interval, stride=per_stride)
+    ids = torch.arange(100, 100 + n_prefix + n_tokens)
+    expected = []
+    for token in range(n_tokens - 1):
+        last_stride = (n_tokens // interval * interval - 1) // per_stride  # the tail is read with it
+        stride, following = (min(t // per_stride, last_stride) for t in (token, token + 1))
+        if stride == following and (first_stride or stride > 0):
+            slot = n_prefix + token + min(token // interval, n_tokens // interval)
+            expected.append((slot, 100 + n_prefix + token + 1))
+    slots, targets = stage1_targets(layout, ids, first_stride=first_stride)
+    assert list(zip(slots.tolist(), targets.tolist(), strict=True)) == expected
+    assert not set(slots.tolist()) & set(layout.l1_slots.tolist())
+
+
+def test_the_heads_loss_and_its_gradient_are_those_of_plain_cross_entropy() -> None:
+    decoder = tiny_decoder()
+    torch.manual_seed(0)
+    hidden, targets = torch.randn(1100, 32, requires_grad=True), torch.randint(300, (1100,))
+    weights = torch.rand(1100)
+    plain = functional.cross_entropy(decoder.model.lm_head(hidden), targets, reduction="none")
+    (expected,) = torch.autograd.grad((plain * weights).sum(), hidden)
+    ours = token_losses(decoder, hidden, targets)
+    (gradient,) = torch.autograd.grad((ours * weights).sum(), hidden)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(gradient, expected)
+
+
+# Stage 2
+
+
+def test_only_the_answer_is_predicted_and_its_end() -> None:
+    tokenizer = tiny_decoder().tokenizer
+    made = lesson()
+    assert tokenizer.decode(made.targets) == ANSWER + tokenizer.eos_token
+    assert made.slots.tolist() == list(range(made.layout.n_slots - len(made.targets) - 1, made.layout.n_slots - 1))
+    asked = render(SHORT_ANSWER, tokenizer).ask(EXAMPLE.question)[0]
+    assert tokenizer.decode(made.token_ids).endswith(asked + asked + ANSWER + tokenizer.eos_token)
+
+
+def test_the_question_is_first_read_over_l1_alone() -> None:
+    made = lesson()
+    *_, first, second = made.layout.steps
+    exact = set(made.layout.token_slots[: made.layout.n_blocks * 8].tolist())
+    assert not exact & set(first.seen.tolist())
+    assert len(exact & set(second.seen.tolist())) >= 8
+    place = slice(made.question.start - first.start, made.question.stop - first.start)
+    asked_ids = made.token_ids[-len(made.targets) - 2 * (first.stop - first.start) :][place]
+    assert tiny_decoder().tokenizer.decode(asked_ids) == EXAMPLE.question
+
+
+@pytest.mark.parametrize("n_tokens", [2000, 600, 200, 100])
+@pytest.mark.parametrize("interval", [4, 16])
+def test_the_right_blocks_are_refilled_wherever_the_document_is_cut(n_tokens: int, interval: int) -> None:
+    for name in ("a", "b", "c", "d"):
+        made = lesson(TrainingExample(**vars(EXAMPLE) | {"id": name}), n_tokens=n_tokens, interval=interval)
+        layout, document = made.layout, made.token_ids[made.layout.n_prefix :]
+        assert layout.n_tokens <= n_tokens
+        text = tiny_decoder().tokenizer.decode(
+            torch.cat([document[b * interval : (b + 1) * interval] for b in range(made.gold[0], made.gold[-1] + 1)])
+        )
+        assert ANSWER in text and len(made.gold) <= len(ANSWER) // interval + 2
+        seen = set(layout.steps[-1].seen.tolist())
+        assert all(set(layout.token_slots[b * interval : (b + 1) * interval].tolist()) <= seen for b in made.gold)
+
+
+def test_a_lesson_is_the_same_every_time() -> None:
+    one, again = lesson(n_tokens=200), lesson(n_tokens=200)
+    assert torch.equal(one.token_ids, again.token_ids) and one.gold == again.gold
+
+
+def test_what_teaches_nothing_is_refused() -> None:
+    with pytest.raises(DocumentError, match="no question"):
+        lesson(TrainingExample(TEXT, None, None, (), "plain"))
+    with pytest.raises(DocumentError, match="no more than one stride"):
+        lesson(TrainingExample("Short.", None, None, (), "short"), stage="stage1")
+    with pytest.raises(DocumentError, match="spread over more than 100"):
+        lesson(TrainingExample(TEXT, "Q?", "A", ((0, 3), (900, 903)), "far"), n_tokens=100)

@@ -1,0 +1,198 @@
+"""Runs: what learns and what stays, going on after a stop and after a kill, two processes as one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_decoder
+
+from acre_rag.errors import AdapterError, ConfigError, DocumentError
+from acre_rag.proxies.adapter import adapter_info, load_learned
+from acre_rag.training.reader import NestedReader
+from acre_rag.training.run import run_training, untrained
+from acre_rag.training.settings import TrainingSettings, read_settings
+from acre_rag.training.texts import Excerpts, split_texts
+from acre_rag.training.trainer import CHECKPOINT, Trainer
+
+SETTINGS = TrainingSettings(
+    steps=8, batch=2, context=(120, 160), intervals=(4, 8), stride=40, rank=2, learning_rate=0.01, save_every=2
+)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    for book in range(6):
+        lines = [f"In chapter {i} of book {book} the hero meets {i * 31 % 17} friends.\n" for i in range(60)]
+        (folder / f"book{book}.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama as a folder, for runs in processes of their own."""
+    folder = tmp_path_factory.mktemp("model")
+    decoder = tiny_decoder()
+    decoder.model.save_pretrained(folder)
+    decoder.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def trainer(texts: Path, settings: TrainingSettings = SETTINGS, out: Path | None = None) -> Trainer:
+    decoder = tiny_decoder()
+    files, _ = split_texts(texts, held_out=2)
+    reader = NestedReader(decoder, untrained(decoder, settings))
+    return Trainer(reader, settings, Excerpts(files, n_chars=400, seed=settings.seed), out=out)
+
+
+def losses(curve: object) -> list[float]:
+    return [record["loss"] for record in curve]
+
+
+# What learns
+
+
+def test_only_l1_learns_and_the_loss_falls(texts: Path) -> None:
+    decoder = tiny_decoder()
+    frozen = {name: weight.clone() for name, weight in decoder.model.state_dict().items()}
+    settings = TrainingSettings(**vars(SETTINGS) | {"steps": 60, "intervals": (4,), "schedule": "constant"})
+    run = trainer(texts, settings)
+    before = {name: weight.clone() for name, weight in run._reader.l1.named_parameters()}
+    curve = losses(run.train().curve)
+    assert sum(curve[-10:]) < sum(curve[:10]) - 1
+    assert all(torch.equal(weight, frozen[name]) for name, weight in decoder.model.state_dict().items())
+    assert all(weight.grad is None for weight in decoder.model.parameters())
+    unchanged = {name for name, weight in run._reader.l1.named_parameters() if torch.equal(weight, before[name])}
+    assert unchanged == {"layers.2.q.down", "layers.2.q.up"}  # the last layer's L1 queries are read by nobody
+
+
+def test_weight_decay_leaves_the_embedding_and_the_unread_queries_alone(texts: Path) -> None:
+    settings = TrainingSettings(**vars(SETTINGS) | {"weight_decay": 0.5, "rank": 0})
+    run = trainer(texts, settings)
+    decayed = {id(w) for group in run._optimizer.param_groups if group["weight_decay"] for w in group["params"]}
+    names = {name for name, weight in run._reader.l1.named_parameters() if id(weight) in decayed}
+    assert "layers.0.k.weight" in names and "embedding" not in names and "layers.2.q.weight" not in names
+
+
+# Going on
+
+
+def test_going_on_gives_the_same_curve(texts: Path, tmp_path: Path) -> None:
+    whole = trainer(texts).train()
+    assert trainer(texts, out=tmp_path).train(steps=4).step == 4
+    resumed = trainer(texts, out=tmp_path)
+    assert losses(resumed.train().curve) == losses(whole.curve)
+    assert resumed.train().step == 8  # nothing is left to do
+    assert losses(resumed.train().curve) == losses(whole.curve)
+
+
+def test_a_checkpoint_of_another_run_is_refused_with_what_differs(texts: Path, tmp_path: Path) -> None:
+    trainer(texts, out=tmp_path).train(steps=2)
+    other = TrainingSettings(**vars(SETTINGS) | {"learning_rate": 0.5})
+    with pytest.raises(AdapterError, match=r"learning_rate: 0\.01 then, 0\.5 now"):
+        trainer(texts, other, out=tmp_path).train()
+    content = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(content[: len(content) // 2])
+    with pytest.raises(AdapterError, match="cut short"):
+        trainer(texts, out=tmp_path).train()
+
+
+COMMAND = """
+import sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from acre_rag.training.run import run_training
+from acre_rag.training.settings import TrainingSettings
+settings = TrainingSettings(model=sys.argv[1], dtype="float32", steps=8, batch=2, context=(120, 160), intervals=(4, 8),
+    stride=40, rank=2, learning_rate=0.01, save_every=1, held_out=2)
+pause = float(sys.argv[4])
+run_training(settings, data=Path(sys.argv[2]), out=Path(sys.argv[3]), device="cpu", on_step=lambda r: time.sleep(pause))
+"""
+
+
+def command(model: Path, texts: Path, out: Path, *, pause_s: float = 0.0) -> list[str]:
+    return [COMMAND, str(model), str(texts), str(out), str(pause_s)]
+
+
+def curve_of(out: Path) -> list[float]:
+    return losses(json.loads((out / "training.json").read_text())["curve"])
+
+
+@pytest.mark.faults
+def test_a_killed_run_goes_on_with_the_same_curve(model: Path, texts: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([sys.executable, "-c", *command(model, texts, whole)], check=True, timeout=120, capture_output=True)
+    process = subprocess.Popen([sys.executable, "-c", *command(model, texts, killed, pause_s=0.5)])
+    deadline = time.monotonic() + 120
+    while not (killed / CHECKPOINT).is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    assert not (killed / "training.json").exists()  # it was in the middle
+    subprocess.run([sys.executable, "-c", *command(model, texts, killed)], check=True, timeout=120, capture_output=True)
+    assert curve_of(killed) == curve_of(whole)
+    one, other = (load_learned(out / "adapter.safetensors", tiny_decoder()) for out in (whole, killed))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_two_processes_are_one_with_the_whole_batch(model: Path, texts: Path, tmp_path: Path) -> None:
+    """Gloo on CPU: each process takes one document of every batch of two, and gradients are averaged."""
+    script = tmp_path / "train.py"
+    script.write_text(COMMAND)
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run([sys.executable, "-c", *command(model, texts, one)], check=True, timeout=120, capture_output=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, *command(model, texts, two)[1:]], env=environment, timeout=200, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((two / "training.json").read_text())["processes"] == 2
+    assert curve_of(two) == pytest.approx(curve_of(one), abs=1e-5)
+
+
+# From settings to an adapter
+
+
+def test_a_run_leaves_an_adapter_that_says_what_it_was_trained_on(model: Path, texts: Path, tmp_path: Path) -> None:
+    settings = TrainingSettings(**vars(SETTINGS) | {"model": str(model), "dtype": "float32", "steps": 2, "held_out": 2})
+    seen: list[int] = []
+    trained = run_training(
+        settings, data=texts, out=tmp_path / "out", device="cpu", on_step=lambda record: seen.append(record["step"])
+    )
+    info = adapter_info(trained.adapter)
+    assert info is not None and info.intervals == (4, 8) and info.rank == 2 and info.facts["steps"] == 2 == len(seen)
+    record = json.loads(trained.record.read_text())
+    assert record["data"]["files"] == 4 and len(record["data"]["held_out"]) == 2
+    again = TrainingSettings(**vars(settings) | {"stage": "stage1", "steps": 2, "seed": 1})
+    onward = run_training(again, data=texts, out=tmp_path / "next", start=trained.adapter, device="cpu")
+    assert json.loads(onward.record.read_text())["start"] == "adapter.safetensors"
+    with pytest.raises(DocumentError, match="6 files"):
+        run_training(TrainingSettings(**vars(settings) | {"held_out": 6}), data=texts, out=tmp_path / "x", device="cpu")
+
+
+def test_settings_are_read_from_a_file_and_from_options_above_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("steps = 7\nintervals = [8, 16]\nrank = 4\n")
+    settings = read_settings(path, rank=9, steps=None)
+    assert (settings.steps, settings.intervals, settings.rank) == (7, (8, 16), 9)
+    for text, message in {
+        "stepps = 7": "stepps",
+        "steps = 0": "steps=0",
+        "stride = 64": "stride=64",
+        "context = [512]": "no later stride",
+        "stage = 'stage3'": "stage3",
+        "steps = ": "cannot be read",
+        "steps = 'many'": "many",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_settings(path)
