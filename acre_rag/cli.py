@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from acre_rag import options, store_commands
+from acre_rag import data_commands, evaluation_commands, options, store_commands, train_commands
 from acre_rag.errors import AcreError, ConfigError, DocumentError
 from acre_rag.options import EngineOptions, SelectOptions, grouped
 
@@ -26,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 store_commands.register(app)
+data_commands.register(app)
+train_commands.register(app)
+evaluation_commands.register(app)
 stdout = Console()
 stderr = Console(stderr=True)
 

@@ -12,9 +12,9 @@ from torch.nn import functional
 from acre_rag import ACRE, ACREConfig, Document, GenerationSettings
 from acre_rag.asking import Prepared
 from acre_rag.construct import to_transformers
+from acre_rag.evaluation.metrics import qa_f1
 from acre_rag.prompts import SHORT_ANSWER
 from acre_rag.quantise import codec_of, with_codec
-from benchmarks.metrics import qa_f1
 from benchmarks.record import write
 from benchmarks.squad import load
 

@@ -19,6 +19,7 @@ import torch
 from acre_rag import ACRE, ACREConfig, Document, GenerationSettings
 from acre_rag.cache import KV
 from acre_rag.construct import ReadingPlan, construct
+from acre_rag.evaluation.metrics import qa_f1
 from acre_rag.generate import decode
 from acre_rag.heads import load_heads
 from acre_rag.models import load_decoder
@@ -26,7 +27,6 @@ from acre_rag.prompts import SHORT_ANSWER
 from acre_rag.proxies import PooledProxy
 from acre_rag.refill import refill
 from acre_rag.retrieve import bm25_scores
-from benchmarks.metrics import qa_f1
 from benchmarks.record import write
 from benchmarks.squad import answer_places, gold_passages, load
 

@@ -38,19 +38,15 @@ class Form:
         """As files and tables call it: "acre", "acre,budget=512"."""
         return ",".join([self.name, *(f"{name}={value}" for name, value in self.options.items())])
 
-    @property
-    def title(self) -> str:
-        """As people read it."""
-        return title_of(self.name, self.options)
-
     def make(self, setting: Setting, shared: Pipeline | None) -> Pipeline:
         """The system; over the documents of `shared`, an engine of the same group, if there is one."""
         if not isinstance(shared, ACRE):
             return make_system(self.name, setting, **self.options)
-        return shared.using(**{name: self._all_options.get(name, default) for name, default in _asking_defaults()})
+        return shared.using(**{name: self.all_options.get(name, default) for name, default in _asking_defaults()})
 
     @property
-    def _all_options(self) -> dict[str, Any]:
+    def all_options(self) -> dict[str, Any]:
+        """The registry's and its own."""
         return {**dict(system_named(self.name).options), **self.options}
 
     @property
@@ -59,13 +55,20 @@ class Form:
         system = system_named(self.name)
         if system.family != "acre":
             return self.label
-        return repr((system.place, sorted((k, v) for k, v in self._all_options.items() if k not in ASKING_OPTIONS)))
+        return repr((system.place, sorted((k, v) for k, v in self.all_options.items() if k not in ASKING_OPTIONS)))
 
 
 def title_of(name: str, options: Mapping[str, Any]) -> str:
-    """A system with options as people read it; its name when the registry does not know it."""
-    title = SYSTEMS[name].title if name in SYSTEMS else name
-    return ", ".join([title, *(f"{option} {value}" for option, value in options.items())])
+    """A system as people read it, with the options that are not its own; its name when the registry lacks it.
+
+    Args:
+        name: in the registry.
+        options: all of its options.
+    """
+    system = SYSTEMS.get(name)
+    own = dict(system.options) if system else {}
+    extra = [f"{option} {value}" for option, value in options.items() if option not in own or own[option] != value]
+    return ", ".join([system.title if system else name, *extra])
 
 
 def grouped_by_reading(forms: Sequence[Form]) -> list[list[Form]]:

@@ -3,10 +3,12 @@
 On CUDA it is what PyTorch's allocator had handed out at most, weights included (`torch.cuda.max_memory_allocated`), as
 papers report it. On a CPU no such count exists: a thread reads the process' resident set every few milliseconds, and
 its highest level above a mark is reported. The mark is set before a document is read, so that what a system keeps of
-the document counts and the model's weights do not. It is only a hint: pages that the allocator keeps for later, and
-pages that earlier work left warm, blur it by some megabytes. The two are not comparable; `kind` says which a row has.
+the document counts and the model's weights do not. It is a hint: what the allocator keeps for later blurs it by some
+megabytes, though glibc is asked to give back what is free before the mark. The two figures are not comparable; `kind`
+says which a row has.
 """
 
+import ctypes
 import gc
 import os
 import threading
@@ -41,6 +43,7 @@ class MemoryMeter:
     def mark(self) -> None:
         """From now on, count from the present level."""
         gc.collect()
+        _give_back_free_pages()
         self._mark = 0 if self._cuda else resident_bytes() or 0
 
     @contextmanager
@@ -81,6 +84,14 @@ class MemoryMeter:
                 thread.join()
                 levels[0] = max(levels[0], resident_bytes() or 0)
             self.peak_bytes = None if levels[0] is None else max(0, levels[0] - self._mark)
+
+
+def _give_back_free_pages() -> None:
+    """Where the C library is glibc; elsewhere the mark is a little too high."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, TypeError, AttributeError):
+        return
 
 
 def resident_bytes() -> int | None:

@@ -125,7 +125,7 @@ def _f1(answer: str, reference: str) -> float:
 @cache
 def _rouge() -> Any:
     try:
-        from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtraError("rouge-score", "evaluation", "Scoring long answers (ROUGE-L)") from error
     return RougeScorer(["rougeL"], use_stemmer=False)

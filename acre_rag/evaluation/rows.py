@@ -26,7 +26,7 @@ class Run:
     Attributes:
         system: label of the system with its options, as tables print it.
         name: name in the registry.
-        options: options beyond the registry's.
+        options: all of its options, the registry's included.
         dataset: its name.
         metric: how answers are scored.
         model: the model's name, without folders.
@@ -181,7 +181,7 @@ class RowFile:
             EvaluationError: one is not.
         """
         for row in self.rows:
-            if row.item in contents and contents[row.item] != row.content:
+            if row.item is not None and contents.get(row.item, row.content) != row.content:
                 raise EvaluationError(
                     f"{self.path} holds an answer to {row.item!r} of {self.run.dataset}, whose document, question or "
                     "gold answer is another now. Use the same data, or another --out."
@@ -300,7 +300,7 @@ def _other_options(path: Path, differing: Sequence[str]) -> str:
 def _file_name(label: str) -> str:
     """A label as a file name: other characters become "_", told apart by a digest."""
     safe = "".join(_safe(label))
-    return safe if safe == label else f"{safe}-{digest_of(label)[:8]}"
+    return safe if safe and safe == label else f"{safe}-{digest_of(label)[:8]}"
 
 
 def _safe(label: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from acre_rag.answer import Answer
 from acre_rag.baselines.base import Pipeline, Setting
 from acre_rag.decoder import Decoder
+from acre_rag.engine import ACRE
 from acre_rag.errors import ConfigError
 from acre_rag.evaluation.bars import Bars
 from acre_rag.evaluation.circumstances import circumstances
@@ -143,7 +144,7 @@ class _Board:
         return Run(
             system=form.label,
             name=form.name,
-            options=form.options,
+            options=form.all_options,
             dataset=task.name,
             metric=task.metric,
             model=Path(decoder.name).name,
@@ -180,6 +181,9 @@ class _Seat:
 
     @property
     def facts(self) -> Mapping[str, str]:
+        """What the system says of itself; of ACRE, its options."""
+        if isinstance(self.pipeline, ACRE):
+            return {name: str(value) for name, value in asdict(self.pipeline.config).items()}
         return dict(getattr(self.pipeline, "facts", {}))
 
     @property

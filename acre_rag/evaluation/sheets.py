@@ -1,7 +1,8 @@
 """Findings as tables that Markdown, a terminal and a page can show. Knows no rows and computes nothing."""
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.table import Table
 from rich.text import Text
@@ -83,27 +84,49 @@ def rich_table(sheet: Sheet) -> Table:
 
 
 def _scores(comparison: Comparison) -> Sheet:
-    datasets = comparison.datasets
-    columns = {name: _marked([_mean(each.cells.get(name)) for each in comparison.systems]) for name in datasets}
-    averages = _marked([each.average.mean if each.average else None for each in comparison.systems])
-    lines = []
-    for index, each in enumerate(comparison.systems):
-        cells = [_score(each, name, columns[name][index]) for name in datasets]
-        failed = sum(cell.failed for cell in each.cells.values())
-        n = sum(cell.n for cell in each.cells.values())
-        lines.append([Entry(each.title), *cells, _estimate(each.average, averages[index]), Entry(f"{failed} of {n}")])
-    header = ["system", *(f"{name} ({metric})" for name, metric in datasets.items()), "average", "failed"]
+    systems = comparison.systems
+    columns = [_column(comparison, name) for name in comparison.datasets]
+    marks = _marked([each.average.mean if each.average else None for each in systems])
+    averages = [_estimate(each.average, mark) for each, mark in zip(systems, marks, strict=True)]
+    lines = [
+        [Entry(each.title), *(column[index] for column in columns), averages[index], _failed(each)]
+        for index, each in enumerate(systems)
+    ]
+    names = [f"{name} ({metric}, n={_most(comparison, name)})" for name, metric in comparison.datasets.items()]
     note = (
-        "Scores 0 to 100 with 95 % bootstrap intervals over questions; a failed question counts 0. Best in bold, second "
-        "best underlined. The average weighs each data set the same."
+        "Scores 0 to 100 with 95 % bootstrap intervals over n questions; a failed question counts 0. Best in bold, "
+        "second best underlined. The average weighs each data set the same."
     )
-    return Sheet("Scores", header, lines, note)
+    return Sheet("Scores", ["system", *names, "average", "failed"], lines, note)
+
+
+def _column(comparison: Comparison, dataset: str) -> list[Entry]:
+    """One data set's scores, best ones marked; the number of questions stands where it is not everybody's."""
+    cells = [each.cells.get(dataset) for each in comparison.systems]
+    entries = []
+    for system, cell, mark in zip(comparison.systems, cells, _marked([_mean(cell) for cell in cells]), strict=True):
+        if cell is None:
+            entries.append(Entry("refused" if dataset in system.refusals else NOTHING))
+            continue
+        entry = _estimate(cell.score, mark)
+        fewer = cell.n < _most(comparison, dataset)
+        entries.append(replace(entry, aside=f"{entry.aside} n={cell.n}".strip()) if fewer else entry)
+    return entries
+
+
+def _most(comparison: Comparison, dataset: str) -> int:
+    return max((each.cells[dataset].n for each in comparison.systems if dataset in each.cells), default=0)
+
+
+def _failed(system: SystemFindings) -> Entry:
+    cells = system.cells.values()
+    return Entry(f"{sum(cell.failed for cell in cells)} of {sum(cell.n for cell in cells)}" if cells else NOTHING)
 
 
 def _differences(comparison: Comparison) -> Sheet:
     lines = []
     for each in comparison.systems:
-        if each.system == comparison.baseline:
+        if each.system == comparison.baseline or not each.cells:
             continue
         cells = [
             _estimate(cell.difference if (cell := each.cells.get(name)) else None, signed=True)
@@ -132,6 +155,7 @@ def _costs(comparison: Comparison) -> Sheet:
             _number(each.cost.kv_tokens, "{:,.0f}"),
         ]
         for each in comparison.systems
+        if each.cells
     ]
     kinds = sorted({cost.memory for cost in costs} - {""})
     note = (
@@ -144,27 +168,19 @@ def _costs(comparison: Comparison) -> Sheet:
 def _failures(comparison: Comparison) -> Sheet:
     lines = []
     for each in comparison.systems:
-        lines += [
-            [Entry(each.title), Entry(f"could not be made for {name}"), Entry(why)]
-            for name, why in each.refusals.items()
-        ]
+        for why in dict.fromkeys(each.refusals.values()):
+            names = ", ".join(name for name, reason in each.refusals.items() if reason == why)
+            lines.append([Entry(each.title), Entry(f"could not be made for {names}"), Entry(why)])
         lines += [[Entry(each.title), Entry(f"{count} questions"), Entry(why)] for why, count in each.failures.items()]
     return Sheet("What failed", ["system", "where", "why"], lines)
-
-
-def _score(system: SystemFindings, dataset: str, mark: str) -> Entry:
-    cell = system.cells.get(dataset)
-    if cell is None:
-        return Entry("refused" if dataset in system.refusals else NOTHING)
-    return _estimate(cell.score, mark)
 
 
 def _estimate(estimate: Estimate | None, mark: str = "", *, signed: bool = False) -> Entry:
     if estimate is None:
         return Entry(NOTHING)
     number = "{:+.1f}" if signed else "{:.1f}"
-    interval = "" if estimate.low is None else f"[{number.format(estimate.low)}, {number.format(estimate.high)}]"
-    return Entry(number.format(estimate.mean), mark, f"{interval} n={estimate.n}".strip())
+    interval = "" if estimate.low is None else f"({number.format(estimate.low)} to {number.format(estimate.high)})"
+    return Entry(number.format(estimate.mean), mark, interval)
 
 
 def _number(value: float | None, form: str, *, unit: float = 1) -> Entry:
@@ -201,7 +217,5 @@ def _markdown_table(sheet: Sheet) -> str:
 
 def _cell(text: str) -> str:
     """Text that cannot leave its cell, nor become markup."""
-    plain = " ".join(text.split())
-    for char in "\\`*_|[]<>":
-        plain = plain.replace(char, f"\\{char}" if char in "\\`*_|[]" else {"<": "&lt;", ">": "&gt;"}[char])
-    return plain
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*|\[\]])", r"\\\1", plain)

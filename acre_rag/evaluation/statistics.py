@@ -61,7 +61,7 @@ def _interval(samples: Sequence[NDArray[np.float64]]) -> tuple[float | None, flo
     if any(len(sample) < 2 for sample in samples):
         return None, None
     try:
-        from scipy.stats import bootstrap
+        from scipy.stats import bootstrap  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtraError("scipy", "evaluation", "A bootstrap interval") from error
     found = bootstrap(

@@ -67,7 +67,7 @@ def read_items(task: Task, path: Path, member: str | None = None) -> list[EvalIt
 def _item(task: Task, record: Mapping[str, Any], *, id: str, document_id: str, document: str, place: str) -> EvalItem:
     question, answers, options = _question(record, place), _answers(record, place), _options(record, place)
     words = _first(record, _WORDS, default=None)
-    facts = {"words": words if isinstance(words, int) else len(document.split())}
+    facts: dict[str, Any] = {"words": words if isinstance(words, int) else len(document.split())}
     facts |= {key: value for key, value in record.items() if key not in _CONSUMED and value is not None}
     if task.metric == "option_accuracy":
         if all(chosen_option(answer, options) is None for answer in answers):
