@@ -1,4 +1,4 @@
-"""ACRE for LangChain: a chat model, a retriever and a question-answering Runnable. Knows no other framework.
+"""ACRE for LangChain: a chat model, a retriever, question-answering Runnables. Knows no other framework.
 
 from acre_rag.integrations.langchain import ACREDocumentQA, ACRERetriever, ChatACRE
 """
@@ -15,5 +15,6 @@ from acre_rag.integrations.langchain.guide import RetrieverGuide
 from acre_rag.integrations.langchain.history import condenser
 from acre_rag.integrations.langchain.qa import ACREDocumentQA
 from acre_rag.integrations.langchain.retriever import ACRERetriever
+from acre_rag.integrations.langchain.system import SystemQA
 
-__all__ = ["ACREDocumentQA", "ACRERetriever", "ChatACRE", "RetrieverGuide", "condenser"]
+__all__ = ["ACREDocumentQA", "ACRERetriever", "ChatACRE", "RetrieverGuide", "SystemQA", "condenser"]

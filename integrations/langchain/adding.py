@@ -1,13 +1,11 @@
-"""LangChain documents into the engine: their ids, their metadata, read once each. Asks nothing."""
+"""LangChain documents into an engine: their ids, their metadata, read once each. Asks nothing."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.documents import Document as LangChainDocument
-
-from acre_rag import ACRE
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,8 @@ class Added:
         self.metadata[id] = dict(document.metadata)
 
 
-def add_documents(acre: ACRE, documents: Iterable[LangChainDocument], tenant: str) -> Added:
-    """Read documents; those that the engine has already are there at once.
+def add_documents(add: Callable[[str, str | None], Any], documents: Iterable[LangChainDocument]) -> Added:
+    """Have documents read by whoever `add` belongs to; those that are there already are not read anew.
 
     A document is named by its `id`, else by its `source` if no other has it, else by a digest of its text.
 
@@ -39,15 +37,17 @@ def add_documents(acre: ACRE, documents: Iterable[LangChainDocument], tenant: st
     """
     added, several = Added(), list(documents)
     for document, id in zip(several, _ids(several), strict=True):
-        added.note(acre.add(document.page_content, id, tenant=tenant).id, document)
+        added.note(add(document.page_content, id).id, document)
     return added
 
 
-async def aadd_documents(acre: ACRE, documents: Iterable[LangChainDocument], tenant: str) -> Added:
+async def aadd_documents(
+    add: Callable[[str, str | None], Awaitable[Any]], documents: Iterable[LangChainDocument]
+) -> Added:
     """`add_documents` on an event loop."""
     added, several = Added(), list(documents)
     for document, id in zip(several, _ids(several), strict=True):
-        added.note((await acre.aadd(document.page_content, id, tenant=tenant)).id, document)
+        added.note((await add(document.page_content, id)).id, document)
     return added
 
 

@@ -16,8 +16,8 @@ from acre_rag import ACRE, Answer
 from acre_rag.integrations.langchain.calls import Asked, Call, carried_documents, find_documents, names_of
 from acre_rag.integrations.langchain.identity import engine_identity
 from acre_rag.integrations.langchain.messages import chat_prompt, question_with_history, text_of
-from acre_rag.integrations.langchain.options import DecodingOptions, paced
-from acre_rag.integrations.langchain.results import Trimmer, answer_message, last_chunk, text_chunk
+from acre_rag.integrations.langchain.options import DecodingOptions, at_once, paced
+from acre_rag.integrations.langchain.results import Chunks, answer_message
 
 
 class ChatACRE(DecodingOptions, BaseChatModel):
@@ -71,7 +71,7 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         """Answer several inputs; those that wait together are decoded together."""
-        configs = paced(self.acre, config, len(inputs))
+        configs = paced(config, len(inputs), at_once(self.acre))
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
@@ -83,7 +83,7 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         """`batch` on an event loop."""
-        configs = paced(self.acre, config, len(inputs))
+        configs = paced(config, len(inputs), at_once(self.acre))
         return await super().abatch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
     def call(self, messages: Sequence[BaseMessage], stop: list[str] | None = None, **options: Any) -> Call:
@@ -150,13 +150,10 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = call or self.call(messages, stop, **kwargs)
-        trim = Trimmer()
+        chunks = Chunks(call, self.model_name)
         with call.stream(self.acre) as pieces:
             for piece in pieces:
-                if isinstance(piece, Answer):
-                    yield last_chunk(piece, call, self.model_name)
-                elif text := trim(piece):
-                    yield text_chunk(text)
+                yield from chunks.of(piece, pieces)
 
     async def _astream(
         self,
@@ -167,14 +164,12 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = call or self.call(messages, stop, **kwargs)
-        trim = Trimmer()
+        chunks = Chunks(call, self.model_name)
         pieces = await call.astream(self.acre)
         try:
             async for piece in pieces:
-                if isinstance(piece, Answer):
-                    yield last_chunk(piece, call, self.model_name)
-                elif text := trim(piece):
-                    yield text_chunk(text)
+                for chunk in chunks.of(piece, pieces):
+                    yield chunk
         finally:
             await pieces.aclose()
 

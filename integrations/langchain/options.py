@@ -69,12 +69,16 @@ class DecodingOptions(BaseModel):
         return {name: getattr(self, name) for name in _PER_CALL}
 
 
-def paced(acre: ACRE, config: RunnableConfig | list[RunnableConfig] | None, n_inputs: int) -> list[RunnableConfig]:
-    """The configuration of each input of a batch; unless it says otherwise, two of the engine's batches at a time.
+def at_once(acre: ACRE) -> int:
+    """Questions of a batch to send to an engine at a time: two of its own batches.
 
-    One batch is decoded while the next gathers; more would only fill the line that other callers wait in.
+    One is decoded while the next gathers; more would only fill the line that other callers wait in.
     """
-    most = _BATCHES_IN_FLIGHT * acre.decoder.worker.max_batch
+    return _BATCHES_IN_FLIGHT * acre.decoder.worker.max_batch
+
+
+def paced(config: RunnableConfig | list[RunnableConfig] | None, n_inputs: int, most: int) -> list[RunnableConfig]:
+    """The configuration of each input of a batch: `most` at a time, unless it says otherwise."""
     return [
         each if each.get("max_concurrency") else {**each, "max_concurrency": most}
         for each in get_config_list(config, n_inputs)

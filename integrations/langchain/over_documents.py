@@ -1,6 +1,7 @@
 """What every component over documents has: the engine, which documents, whose, their metadata. Asks nothing."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 from langchain_core.documents import Document as LangChainDocument
@@ -43,7 +44,7 @@ class OverDocuments(BaseModel):
         Raises:
             DocumentError: one is empty, or its id names another text.
         """
-        added = add_documents(acre, documents, tenant)
+        added = add_documents(partial(acre.add, tenant=tenant), documents)
         return cls(acre=acre, tenant=tenant, documents=added.ids, document_metadata=added.metadata, **fields)
 
     @classmethod
@@ -51,7 +52,7 @@ class OverDocuments(BaseModel):
         cls, documents: Iterable[LangChainDocument], *, acre: ACRE, tenant: str = "", **fields: Any
     ) -> Self:
         """`from_documents` on an event loop."""
-        added = await aadd_documents(acre, documents, tenant)
+        added = await aadd_documents(partial(acre.aadd, tenant=tenant), documents)
         return cls(acre=acre, tenant=tenant, documents=added.ids, document_metadata=added.metadata, **fields)
 
     @classmethod

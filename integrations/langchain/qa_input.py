@@ -1,4 +1,4 @@
-"""What ACREDocumentQA takes and gives: its forms, read leniently. Asks nothing."""
+"""What question-answering Runnables take and give: the forms, read leniently. Asks nothing."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from acre_rag.integrations.langchain.messages import text_of
 
 
 class QAInput(BaseModel):
-    """Input of `ACREDocumentQA`, as retrieval chains take it."""
+    """Input of `ACREDocumentQA` and `SystemQA`, as retrieval chains take it."""
 
     input: str = Field(description="The question.")
     documents: list[str] | None = Field(default=None, description="Ids of the documents to ask; all by default.")
@@ -29,6 +29,12 @@ class QAOutput(BaseModel):
     input: str
     context: list[LangChainDocument]
     answer: str
+
+
+class SystemOutput(QAOutput):
+    """Output of `SystemQA`."""
+
+    metadata: dict[str, Any] = Field(description="Usage, timings, scope, notes and trace of the answer.")
 
 
 @dataclass(frozen=True)

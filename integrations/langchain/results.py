@@ -1,6 +1,6 @@
 """The engine's answers in LangChain's forms: messages with usage, chunks, documents with metadata. Asks nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +11,7 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from acre_rag import Answer, Document, Source, Usage
 from acre_rag.integrations.langchain.calls import Call
+from acre_rag.streams import TextStream
 
 Metadata = Mapping[str, Mapping[str, Any]]
 """Document id to the metadata of the LangChain document that it was read from."""
@@ -21,24 +22,8 @@ def answer_message(answer: Answer, call: Call, model_name: str) -> AIMessage:
     return AIMessage(
         content=answer.text,
         usage_metadata=usage_of(answer.usage),
-        response_metadata=_facts(answer, call, model_name),
+        response_metadata=_facts(answer, call, model_name) | _told(answer.sources, call),
     )
-
-
-def text_chunk(text: str) -> ChatGenerationChunk:
-    """A piece of an answer."""
-    return ChatGenerationChunk(message=AIMessageChunk(content=text))
-
-
-def last_chunk(answer: Answer, call: Call, model_name: str) -> ChatGenerationChunk:
-    """What closes a stream: no text, but usage, finish reason and sources."""
-    message = AIMessageChunk(
-        content="",
-        usage_metadata=usage_of(answer.usage),
-        response_metadata=_facts(answer, call, model_name),
-        chunk_position="last",
-    )
-    return ChatGenerationChunk(message=message)
 
 
 def usage_of(usage: Usage) -> UsageMetadata:
@@ -70,15 +55,20 @@ def source_documents(
 
 def passage(document: Document, start: int, end: int, score: float, metadata: Metadata) -> LangChainDocument:
     """Characters `start <= c < end` of a document, with the original's metadata and its place."""
+    return source_document(Source(document.id, start, end, document.text[start:end], score), metadata)
+
+
+def source_document(source: Source, metadata: Metadata) -> LangChainDocument:
+    """A source with the metadata of the document that it stands in, and its place there."""
     return LangChainDocument(
-        id=f"{document.id}:{start}-{end}",
-        page_content=document.text[start:end],
+        id=f"{source.document}:{source.start}-{source.end}",
+        page_content=source.text,
         metadata={
-            **metadata.get(document.id, {}),
-            "document_id": document.id,
-            "start": start,
-            "end": end,
-            "score": score,
+            **metadata.get(source.document, {}),
+            "document_id": source.document,
+            "start": source.start,
+            "end": source.end,
+            "score": source.score,
         },
     )
 
@@ -106,13 +96,49 @@ class Trimmer:
         return ready
 
 
+class Chunks:
+    """An answer that comes in pieces as the chunks of a chat stream: where it stands, its text, what it cost.
+
+    Merged chunks add up to `answer_message`, so each fact stands in one of them only.
+    """
+
+    def __init__(self, call: Call, model_name: str) -> None:
+        self._call, self._model_name = call, model_name
+        self._trim, self._begun = Trimmer(), False
+
+    def of(self, piece: str | Answer, stream: TextStream[Answer]) -> Iterator[ChatGenerationChunk]:
+        """The chunks that a piece of the stream makes; the first piece brings the sources with it.
+
+        Not sooner: while memory is short the engine may yet choose less, and chunks cannot be taken back.
+        """
+        if not self._begun:
+            self._begun = True
+            if told := _told(stream.sources, self._call):
+                yield _chunk(response_metadata=told)
+        if isinstance(piece, Answer):
+            yield _chunk(
+                usage_metadata=usage_of(piece.usage),
+                response_metadata=_facts(piece, self._call, self._model_name),
+                chunk_position="last",
+            )
+        elif text := self._trim(piece):
+            yield _chunk(text)
+
+
+def _chunk(text: str = "", **fields: Any) -> ChatGenerationChunk:
+    return ChatGenerationChunk(message=AIMessageChunk(content=text, **fields))
+
+
 def _facts(answer: Answer, call: Call, model_name: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"model_name": model_name, "finish_reason": "stop" if answer.finished else "length"}
     if not call.plain:
         facts |= {
-            "sources": places_of(answer.sources),
             "scope": answer.scope,
             "notes": list(answer.notes),
             "timings": asdict(answer.timings),
         }
     return facts
+
+
+def _told(sources: Sequence[Source], call: Call) -> dict[str, Any]:
+    return {} if call.plain else {"sources": places_of(sources)}

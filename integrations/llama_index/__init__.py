@@ -1,4 +1,4 @@
-"""ACRE for LlamaIndex: model, index, query and chat engine, retriever; thin over the engine, no method of its own."""
+"""ACRE for LlamaIndex: model, index, query and chat engine, retriever; and any other system. No method of its own."""
 
 from acre_rag.errors import MissingExtraError
 
@@ -14,6 +14,7 @@ from acre_rag.integrations.llama_index.index import ACREIndex
 from acre_rag.integrations.llama_index.llm import ACRELLM
 from acre_rag.integrations.llama_index.query_engine import ACREQueryEngine
 from acre_rag.integrations.llama_index.retriever import ACRERetriever
+from acre_rag.integrations.llama_index.system import SystemQueryEngine
 
 __all__ = [
     "ACRELLM",
@@ -21,6 +22,7 @@ __all__ = [
     "ACREIndex",
     "ACREQueryEngine",
     "ACRERetriever",
+    "SystemQueryEngine",
     "guided_by",
     "join_pages",
 ]

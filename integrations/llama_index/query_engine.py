@@ -1,34 +1,25 @@
 """ACRE as a LlamaIndex query engine: a question to a Response with its sources; finds and decodes nothing itself."""
 
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from llama_index.core.base.base_query_engine import BaseQueryEngine
-from llama_index.core.base.llms.types import CompletionResponse
-from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
-from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
-from llama_index.core.callbacks.base import EventContext
-from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.prompts.mixin import PromptDictType
 from llama_index.core.schema import Document, NodeWithScore, QueryBundle, TransformComponent
 from llama_index.core.storage.storage_context import StorageContext
 
 from acre_rag import ACRE, Answer
 from acre_rag.errors import ConfigError
+from acre_rag.integrations.llama_index.answering import AnsweringEngine
 from acre_rag.integrations.llama_index.asking import Asking
 from acre_rag.integrations.llama_index.nodes import source_nodes
 from acre_rag.integrations.llama_index.prompts import QUESTION_TEMPLATE, as_llama_index, from_llama_index
 from acre_rag.integrations.llama_index.shelf import Held
-from acre_rag.integrations.llama_index.streams import ClosingResponse
-from acre_rag.integrations.llama_index.usage import raw_response, response_metadata
 from acre_rag.streams import TextStream
 
-NOTHING = "Empty Response"
-"""What LlamaIndex's own query engines answer when no document is left to ask."""
 
-
-class ACREQueryEngine(BaseQueryEngine):
+class ACREQueryEngine(AnsweringEngine[Asking]):
     """Answers from documents that were read once.
 
     A response's `source_nodes` are the refilled passages; its `metadata` holds tokens, seconds, scope and notes, and
@@ -42,12 +33,6 @@ class ACREQueryEngine(BaseQueryEngine):
         streaming: answer with a `StreamingResponse`, from `aquery` with an `AsyncStreamingResponse`.
         callback_manager: LlamaIndex's.
     """
-
-    def __init__(
-        self, asking: Asking, *, streaming: bool = False, callback_manager: CallbackManager | None = None
-    ) -> None:
-        self.asking, self.streaming = asking, streaming
-        super().__init__(callback_manager=callback_manager)
 
     @classmethod
     def from_documents(
@@ -109,6 +94,11 @@ class ACREQueryEngine(BaseQueryEngine):
             replace(self.asking, acre=acre), streaming=self.streaming, callback_manager=self.callback_manager
         )
 
+    @property
+    def model(self) -> str:
+        """What the user called the model."""
+        return self.asking.acre.decoder.name
+
     def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         """The passages that a question would refill, without an answer."""
         held = self.asking.chosen()
@@ -118,9 +108,6 @@ class ACREQueryEngine(BaseQueryEngine):
         """`retrieve` on an event loop."""
         held = self.asking.chosen()
         return source_nodes(await self.asking.aretrieve(query_bundle.query_str, held), held) if held else []
-
-    def _get_prompt_modules(self) -> PromptMixinType:
-        return {}
 
     def _get_prompts(self) -> PromptDictType:
         return {QUESTION_TEMPLATE: as_llama_index(self.asking.acre.template.after)}
@@ -133,111 +120,9 @@ class ACREQueryEngine(BaseQueryEngine):
             template = replace(self.asking.acre.template, after=after)
             self.asking = replace(self.asking, acre=self.asking.acre.using(template=template))
 
-    def _query(self, query_bundle: QueryBundle) -> Response | StreamingResponse:
-        question, held = query_bundle.query_str, self.asking.chosen()
-        with self.callback_manager.event(CBEventType.QUERY, {EventPayload.QUERY_STR: question}) as event:
-            response = self._streamed(question, held) if self.streaming else self._answered(question, held)
-            event.on_end(payload={EventPayload.RESPONSE: response})
-        return response
-
-    async def _aquery(self, query_bundle: QueryBundle) -> Response | AsyncStreamingResponse:
-        question, held = query_bundle.query_str, self.asking.chosen()
-        with self.callback_manager.event(CBEventType.QUERY, {EventPayload.QUERY_STR: question}) as event:
-            response: Response | AsyncStreamingResponse
-            if self.streaming:
-                response = await self._astreamed(question, held)
-            else:
-                response = await self._aanswered(question, held)
-            event.on_end(payload={EventPayload.RESPONSE: response})
-        return response
-
-    def _answered(self, question: str, held: Sequence[Held]) -> Response:
-        if not held:
-            return Response(NOTHING)
-        with self._model_event(question) as event:
-            answer = self.asking.ask(question, held)
-            self._end(event, question, answer)
-        return self._response(answer, held)
-
-    async def _aanswered(self, question: str, held: Sequence[Held]) -> Response:
-        if not held:
-            return Response(NOTHING)
-        with self._model_event(question) as event:
-            answer = await self.asking.aask(question, held)
-            self._end(event, question, answer)
-        return self._response(answer, held)
-
-    def _streamed(self, question: str, held: Sequence[Held]) -> StreamingResponse:
+    def _first_nodes(self, stream: TextStream[Answer], held: Sequence[Held]) -> list[NodeWithScore]:
         """A response names its sources before the first piece of text."""
-        stream = self.asking.stream(question, held) if held else None
-        nodes = source_nodes(stream.sources, held) if stream else []
-        metadata: dict[str, Any] = {}
-        return StreamingResponse(self._pieces(stream, question, held, nodes, metadata), nodes, metadata)
+        return source_nodes(stream.sources, held)
 
-    async def _astreamed(self, question: str, held: Sequence[Held]) -> AsyncStreamingResponse:
-        stream = self.asking.stream(question, held) if held else None
-        nodes = source_nodes(await stream.asources(), held) if stream else []
-        metadata: dict[str, Any] = {}
-        return ClosingResponse(self._apieces(stream, question, held, nodes, metadata), nodes, metadata)
-
-    def _response(self, answer: Answer, held: Sequence[Held]) -> Response:
-        return Response(answer.text, source_nodes(answer.sources, held), self._metadata(answer, held))
-
-    def _metadata(self, answer: Answer, held: Sequence[Held]) -> dict[str, Any]:
-        return response_metadata(answer, held, self.asking.acre.decoder.name)
-
-    def _pieces(
-        self,
-        stream: TextStream[Answer] | None,
-        question: str,
-        held: Sequence[Held],
-        nodes: list[NodeWithScore],
-        metadata: dict[str, Any],
-    ) -> Generator[str, None, None]:
-        """The answer's text as it comes; then nodes and metadata are brought up to the answer's own, in place."""
-        if stream is None:
-            yield NOTHING
-            return
-        with self._model_event(question) as event, stream:
-            for piece in stream:
-                if isinstance(piece, str):
-                    yield piece
-                else:
-                    self._finish(piece, held, nodes, metadata)
-                    self._end(event, question, piece)
-
-    async def _apieces(
-        self,
-        stream: TextStream[Answer] | None,
-        question: str,
-        held: Sequence[Held],
-        nodes: list[NodeWithScore],
-        metadata: dict[str, Any],
-    ) -> AsyncGenerator[str, None]:
-        if stream is None:
-            yield NOTHING
-            return
-        try:
-            with self._model_event(question) as event:
-                async for piece in stream:
-                    if isinstance(piece, str):
-                        yield piece
-                    else:
-                        self._finish(piece, held, nodes, metadata)
-                        self._end(event, question, piece)
-        finally:
-            await stream.aclose()
-
-    def _finish(
-        self, answer: Answer, held: Sequence[Held], nodes: list[NodeWithScore], metadata: dict[str, Any]
-    ) -> None:
-        nodes[:] = source_nodes(answer.sources, held)
-        metadata.update(self._metadata(answer, held))
-
-    def _model_event(self, question: str) -> AbstractContextManager[EventContext]:
-        """The event that token counters of the callback manager listen for."""
-        return self.callback_manager.event(CBEventType.LLM, {EventPayload.PROMPT: question})
-
-    def _end(self, event: EventContext, question: str, answer: Answer) -> None:
-        completion = CompletionResponse(text=answer.text, raw=raw_response(answer, self.asking.acre.decoder.name))
-        event.on_end(payload={EventPayload.PROMPT: question, EventPayload.COMPLETION: completion})
+    async def _afirst_nodes(self, stream: TextStream[Answer], held: Sequence[Held]) -> list[NodeWithScore]:
+        return source_nodes(await stream.asources(), held)
