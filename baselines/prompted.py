@@ -33,7 +33,11 @@ class Said:
 
 
 def middle_truncated(ids: Tensor, room: int) -> Tensor:
-    """`[N]` to at most `[room]`: the first and the last half of the room, as LongBench truncates."""
+    """`[N]` to at most `[room]`: the first and the last half of the room, because both ends may carry what matters.
+
+    LongBench `pred.py` and InfiniteBench `eval_utils.py` cut the same way; with an odd room the first half is one
+    longer here, where LongBench leaves one slot empty.
+    """
     if len(ids) <= room:
         return ids
     first = -(-room // 2)

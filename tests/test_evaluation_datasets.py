@@ -12,7 +12,6 @@ from acre_rag.errors import ConfigError, EvaluationError
 from acre_rag.evaluation import EvalItem, load_dataset, sample, task_of
 from acre_rag.evaluation.datasets import hub
 from acre_rag.evaluation.tasks import TASKS
-from acre_rag.evaluation.truncate import middle_truncated
 
 LONGBENCH = {
     "input": "Who rang?",
@@ -313,14 +312,3 @@ def test_a_larger_sample_holds_the_smaller_one() -> None:
 def test_a_sample_of_nothing_is_refused(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="=0 must be 1 or more"):
         sample(items_of(2), seed=0, **options)
-
-
-def test_the_middle_is_cut_out() -> None:
-    ids = list(range(10))
-    assert middle_truncated(ids, 4) == [0, 1, 8, 9]
-    assert middle_truncated(ids, 5) == [0, 1, 2, 8, 9]
-    assert middle_truncated(ids, 1) == [0]
-    assert middle_truncated(ids, 0) == []
-    assert middle_truncated(ids, 10) == middle_truncated(ids, 99) == ids
-    with pytest.raises(ConfigError, match="3 tokens too small"):
-        middle_truncated(ids, -3)

@@ -83,6 +83,15 @@ def test_among_needles_only_one_has_the_asked_key(name: str) -> None:
         assert [value for key, value in hidden if f" {key} " in item.question] == list(item.answers)
 
 
+def test_no_other_needle_takes_the_asked_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With three keys in all, chance would give the asked one to every third needle."""
+    monkeypatch.setattr("acre_rag.evaluation.ruler.words._ADJECTIVES", ["old"])
+    monkeypatch.setattr("acre_rag.evaluation.ruler.words._NOUNS", ["oak", "elm", "fir"])
+    for item in made("ruler_niah_multikey_2", tokens=3000):
+        values = [value for key, value in NEEDLE.findall(item.document) if f" {key} " in item.question]
+        assert values == list(item.answers)
+
+
 def test_variables_form_one_chain_in_order() -> None:
     for item in made("ruler_vt"):
         steps = re.findall(r"^VAR (\w+) = (?:VAR )?(\w+)$", item.document, re.MULTILINE)

@@ -135,11 +135,11 @@ def test_a_larger_limit_prolongs_and_other_data_are_refused(tmp_path: Path) -> N
 
 def test_a_document_that_does_not_fit_fails_its_questions_alone(tmp_path: Path) -> None:
     long = item("own:houses", 9, 0, lines=40, words="On and on. " * 60)
-    rows = run(tmp_path, [*items(documents=1), long], forms=[Form(name="acre"), Form(name="acre-l1")], window=128)
+    rows = run(tmp_path, [*items(documents=1), long], forms=[Form(name="acre"), Form(name="acre-l1")], window=320)
     failed = [row for row in rows if row.error]
     assert {(row.run.system, row.item) for row in failed} == {("acre", "9-0"), ("acre-l1", "9-0")}
     assert all(
-        row.error and row.error["kind"] == "CapacityError" and "window=128" in row.error["message"] for row in failed
+        row.error and row.error["kind"] == "CapacityError" and "window=320" in row.error["message"] for row in failed
     )
     assert all(row.score == 0 and row.document_tokens > 10_000 for row in failed)
     assert len(rows) - len(failed) == 4

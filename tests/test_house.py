@@ -33,7 +33,7 @@ FLOORS = [
     {"evaluation", "integrations", "progress", "plot", "show"},
     {"options"},
     {"session", "demo"},
-    {"store_commands"},
+    {"store_commands", "data_commands", "train_commands", "evaluation_commands"},
     {"cli"},
 ]
 

@@ -18,7 +18,9 @@ def circumstances() -> dict[str, Any]:
     return {
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("acre-rag", "torch", "transformers")},
+            "acre-rag": _version("acre-rag"),
+            "torch": torch.__version__,
+            "transformers": _version("transformers"),
         },
         "commit": commit(),
         "machine": f"{platform.machine()}, {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",

@@ -59,17 +59,18 @@ def heading(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """All tables and remarks."""
-    parts = [f"## {_cell(heading(comparison))}", f"Machine: {comparison.machine or 'unknown'}."]
-    parts += [f"- {remark}" for remark in comparison.remarks]
+    parts = [f"## {_escaped(heading(comparison))}", f"Machine: {_escaped(comparison.machine) or 'unknown'}."]
+    parts += [f"- {_escaped(remark)}" for remark in comparison.remarks]
     for sheet in sheets_of(comparison):
-        parts += [f"### {sheet.title}", _markdown_table(sheet)]
-        parts += [sheet.note] if sheet.note else []
+        parts += [f"### {_escaped(sheet.title)}", _markdown_table(sheet)]
+        parts += [_escaped(sheet.note)] if sheet.note else []
     return "\n\n".join(parts) + "\n"
 
 
 def rich_table(sheet: Sheet) -> Table:
     """A table for a terminal."""
-    table = Table(title=sheet.title, caption=sheet.note or None, title_justify="left", caption_justify="left")
+    caption = Text(sheet.note) if sheet.note else None
+    table = Table(title=Text(sheet.title), caption=caption, title_justify="left", caption_justify="left")
     for index, name in enumerate(sheet.header):
         table.add_column(Text(name), justify="right" if index else "left", overflow="fold")
     styles = {"best": "bold green", "second": "underline", "": ""}
@@ -204,18 +205,18 @@ def _markdown_table(sheet: Sheet) -> str:
         "second": lambda text: f"<u>{text}</u>",
         "": lambda text: text,
     }
-    lines = [[_cell(name) for name in sheet.header], ["---"] * len(sheet.header)]
+    lines = [[_escaped(name) for name in sheet.header], ["---"] * len(sheet.header)]
     for line in sheet.lines:
         lines.append(
             [
-                frames[entry.mark](_cell(entry.text)) + (f" {_cell(entry.aside)}" if entry.aside else "")
+                frames[entry.mark](_escaped(entry.text)) + (f" {_escaped(entry.aside)}" if entry.aside else "")
                 for entry in line
             ]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(text: str) -> str:
+def _escaped(text: str) -> str:
     """Text that cannot leave its cell, nor become markup."""
     plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*|\[\]])", r"\\\1", plain)

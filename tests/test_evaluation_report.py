@@ -1,0 +1,309 @@
+"""Findings by hand and by machine; tables, pictures and a page that hostile text cannot leave."""
+
+import base64
+import io
+import itertools
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from evaluation_case import FORMS, items, run
+from rich.console import Console
+
+from acre_rag.errors import ConfigError, EvaluationError
+from acre_rag.evaluation import plots
+from acre_rag.evaluation.page import page
+from acre_rag.evaluation.report import Comparison, compare
+from acre_rag.evaluation.rows import Row, Run
+from acre_rag.evaluation.sheets import Sheet, markdown, rich_table, sheets_of
+from acre_rag.evaluation.side_by_side import asked_questions, most_telling, show_question
+from acre_rag.evaluation.statistics import mean_of, mean_of_means, paired_differences
+
+HOSTILE = "</td></table><script>alert(1)</script> | $x_1$ [bold]&amp; <img src=x onerror=alert(2)> `*_"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """Rows of a real run: two data sets, two systems that answer, one that cannot be made."""
+    return run(tmp_path_factory.mktemp("run"), items(), items("own:more", questions=1, lines=24), forms=FORMS)
+
+
+def row(system: str, dataset: str, item: str, score: float, **more: object) -> Row:
+    """A row with round figures."""
+    run = Run(
+        system=system,
+        name=system,
+        options={},
+        dataset=dataset,
+        metric="qa_f1",
+        model="tiny",
+        weights="w",
+        dtype="float32",
+        window=512,
+        template="t",
+        max_new_tokens=8,
+        stop=(),
+        seed=0,
+        documents=None,
+    )
+    filled = {
+        "document": "d" + item,
+        "document_tokens": 1000,
+        "question": f"question {item}",
+        "gold": ("gold",),
+        "answer": f"{system} says",
+        "finished": True,
+        "tokens": {"prompt": 10, "cached": 90, "refilled": 50, "generated": 5},
+        "seconds": {"read": 4.0, "question": 2.0, "first_token": 1.0},
+        "memory": {"peak_bytes": 2**20, "kind": "tested"},
+    }
+    return Row(run=run, item=item, score=score, **{**filled, **more})
+
+
+FAILED = {
+    "error": {"kind": "CapacityError", "message": "too long"},
+    "seconds": {"read": 4.0},
+    "tokens": {},
+    "memory": {},
+}
+BY_HAND = [
+    *(row("acre", "a", str(i), score) for i, score in enumerate((10, 20, 60))),
+    *(row("acre", "b", str(i), score) for i, score in enumerate((0, 100))),
+    *(row("bm25", "a", str(i), score) for i, score in enumerate((40, 30, 80))),
+    row("bm25", "b", "0", 0, **FAILED),
+    row("bm25", "b", "1", 70),
+    row("full", "a", "0", 90, seconds={"read": 8.0, "question": 6.0, "first_token": 5.0}),
+    Row(run=replace(row("full", "b", "0", 0).run), error={"kind": "UnavailableError", "message": "no CUDA"}),
+]
+
+
+def found(rows: list[Row] = BY_HAND) -> Comparison:
+    [comparison] = compare(rows)
+    return comparison
+
+
+def test_means_averages_and_differences_by_hand() -> None:
+    acre, bm25, full = found().systems
+    assert [each.system for each in found().systems] == ["acre", "bm25", "full"]  # the registry's order
+    assert (acre.cells["a"].score.mean, acre.cells["b"].score.mean) == (30, 50)
+    assert acre.average and acre.average.mean == 40  # of the data sets, not of the five questions
+    assert acre.difference is None and acre.cells["a"].difference is None
+    assert (bm25.cells["a"].score.mean, bm25.cells["b"].score.mean) == (50, 35)
+    assert bm25.cells["b"].answered == 70 and (bm25.cells["b"].failed, bm25.cells["b"].n) == (1, 2)
+    differences = [bm25.cells[name].difference for name in ("a", "b")]
+    assert [each.mean for each in differences if each] == [pytest.approx(20), -15]
+    assert bm25.difference and bm25.difference.mean == pytest.approx(2.5)
+    assert full.average is None and full.difference is None  # it has not been asked everything
+    assert full.cells["a"].difference and full.cells["a"].difference.mean == 80  # over the one question both have
+    assert full.refusals == {"b": "UnavailableError: no CUDA"}
+    assert bm25.failures == {"CapacityError: too long": 1}
+
+
+def test_costs_count_each_document_once() -> None:
+    acre, bm25, full = found().systems
+    assert (full.cost.read_s, full.cost.question_s, full.cost.first_token_s) == (8, 6, 5)
+    assert bm25.cost.question_s == 2 and bm25.cost.read_s == 4  # the failed question has no time, its document has
+    assert (acre.cost.kv_tokens, acre.cost.peak_bytes) == (100, 2**20)
+    again = {"read": 6.0, "question": 2.0, "first_token": 1.0}  # the same document, read anew by a run that went on
+    twice = [replace(BY_HAND[0], document="one"), replace(BY_HAND[1], document="one", seconds=again), BY_HAND[2]]
+    assert compare(twice)[0].systems[0].cost.read_s == (6 + 4) / 2
+
+
+def test_missing_repeated_and_unlike_questions_are_told() -> None:
+    remarks = " ".join(found().remarks)
+    assert "a: full lacks 2 of 3 questions" in remarks
+    repeated = found([*BY_HAND, row("acre", "a", "0", 100)])
+    assert repeated.systems[0].cells["a"].score.mean == 60 and "1 rows repeat" in " ".join(repeated.remarks)
+    other = replace(BY_HAND[0], run=replace(BY_HAND[0].run, template="another"))
+    assert "a: prompts or limits differ" in " ".join(found([other, *BY_HAND[1:]]).remarks)
+    assert "a: 1 questions differ" in " ".join(found([replace(BY_HAND[0], content="x"), *BY_HAND[1:]]).remarks)
+
+
+def test_models_are_never_averaged_together() -> None:
+    other = [replace(each, run=replace(each.run, weights="v", model="other")) for each in BY_HAND]
+    assert [each.model for each in compare([*BY_HAND, *other])] == ["tiny", "other"]
+    with pytest.raises(ConfigError, match="acre, bm25, full"):
+        compare(BY_HAND, baseline="snapkv")
+
+
+def test_the_bootstrap_agrees_with_every_possible_resample() -> None:
+    values = [0.0, 10.0, 50.0, 100.0, 70.0]
+    means = np.array([np.mean(drawn) for drawn in itertools.product(values, repeat=len(values))])  # all 3125
+    estimate = mean_of(values)
+    assert estimate.mean == pytest.approx(46) and estimate.n == 5
+    assert estimate.low == pytest.approx(np.quantile(means, 0.025), abs=4)
+    assert estimate.high == pytest.approx(np.quantile(means, 0.975), abs=4)
+    assert mean_of(values) == estimate  # the seed is fixed
+
+
+def test_the_bootstrap_of_an_average_draws_within_each_data_set() -> None:
+    first, second = [0.0, 30.0], [90.0, 100.0, 80.0]
+    ways = itertools.product(itertools.product(first, repeat=2), itertools.product(second, repeat=3))
+    means = np.array([(np.mean(a) + np.mean(b)) / 2 for a, b in ways])
+    estimate = mean_of_means([first, second])
+    assert estimate.mean == pytest.approx(52.5)
+    assert estimate.low == pytest.approx(np.quantile(means, 0.025), abs=2)
+    assert estimate.high == pytest.approx(np.quantile(means, 0.975), abs=2)
+
+
+def test_too_few_or_equal_values_have_no_false_interval() -> None:
+    assert (mean_of([5.0]).low, mean_of([5.0]).high) == (None, None)
+    assert (mean_of([5.0] * 9).low, mean_of([5.0] * 9).high) == (5.0, 5.0)
+    assert paired_differences({"a": 3.0, "b": 1.0, "c": 9.0}, {"b": 4.0, "a": 1.0, "d": 7.0}) == [2.0, -3.0]
+
+
+def cells(sheet: Sheet, line: int) -> list[str]:
+    return [entry.text for entry in sheet.lines[line]]
+
+
+def test_the_table_marks_best_and_second_and_counts_failures() -> None:
+    scores, against, costs, failed = sheets_of(found())
+    assert scores.header == ["system", "a (qa_f1, n=3)", "b (qa_f1, n=2)", "average", "failed"]
+    assert [[entry.mark for entry in line] for line in scores.lines] == [
+        ["", "", "best", "second", ""],
+        ["", "second", "second", "best", ""],
+        ["", "best", "", "", ""],
+    ]
+    assert cells(scores, 1)[1:] == ["50.0", "35.0", "42.5", "1 of 5"]
+    assert cells(scores, 2)[1:] == ["90.0", "refused", "–", "0 of 1"]
+    assert scores.lines[2][1].aside == "n=1"
+    assert cells(against, 0)[1:] == ["+20.0", "-15.0", "+2.5"]
+    assert cells(costs, 2)[1:] == ["8.00", "6.00", "5.00", "1", "100"]
+    assert [cells(failed, i)[1:] for i in range(2)] == [
+        ["1 questions", "CapacityError: too long"],
+        ["could not be made for b", "UnavailableError: no CUDA"],
+    ]
+    text = markdown(found())
+    assert "**42.5**" in text and "<u>40.0</u>" in text
+
+
+def hostile() -> list[Row]:
+    """Every text that comes from elsewhere is hostile."""
+    changed = []
+    for each in BY_HAND:
+        error = {"kind": "Error", "message": HOSTILE} if each.error else None
+        changed.append(
+            replace(
+                each,
+                run=replace(each.run, dataset=each.run.dataset + HOSTILE, model=HOSTILE),
+                document=each.document + HOSTILE,
+                question=HOSTILE,
+                gold=(HOSTILE,),
+                answer=HOSTILE,
+                error=error,
+                sources=[{"start": 0, "end": 9, "score": 1.0, "text": HOSTILE}],
+                trace=[{"name": HOSTILE, "text": HOSTILE}],
+                notes=[HOSTILE],
+                facts={HOSTILE: HOSTILE},
+                where={"machine": HOSTILE},
+            )
+        )
+    return changed
+
+
+class Seen(HTMLParser):
+    """Tags, their attributes and the text of a page; fails on tags that do not close."""
+
+    VOID = {"meta", "br", "img"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self._open = "", []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_hostile_text_stays_text() -> None:
+    seen = Seen(page(compare(hostile())))
+    assert "script" not in {tag for tag, _ in seen.tags}
+    assert {name for _, attributes in seen.tags for name in attributes} <= {
+        "lang", "charset", "name", "content", "http-equiv", "class", "scope", "src", "alt"
+    }  # fmt: skip
+    assert HOSTILE in seen.text
+    for tag, attributes in seen.tags:
+        if tag == "img":
+            assert str(attributes["src"]).startswith("data:image/svg+xml;base64,")
+    table = markdown(compare(hostile())[0])
+    assert "<script" not in table and "<img" not in table
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    scores = lines[: 2 + 3]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in scores} == {6}  # no cell breaks its row
+    console = Console(file=io.StringIO(), width=200)
+    for sheet in sheets_of(compare(hostile())[0]):
+        console.print(rich_table(sheet))
+    for asked in asked_questions(compare(hostile())[0]):
+        show_question(console, asked)
+    assert "[bold]" in console.file.getvalue()  # shown as it stands, not obeyed
+
+
+def test_the_page_needs_nothing_else_and_holds_everything(real: list[Row]) -> None:
+    text = page(compare(real))
+    seen = Seen(text)
+    pictures = [str(each["src"]) for tag, each in seen.tags if tag == "img"]
+    assert len(pictures) == 3
+    for address in pictures:
+        svg = ElementTree.fromstring(base64.b64decode(address.partition(",")[2]))
+        assert svg.tag.endswith("svg")
+    assert not re.findall(r'(?:src|href)="(?!data:)', text) and "@import" not in text and "url(" not in text
+    for each in real:
+        assert not each.answer or each.answer in seen.text
+        assert each.question in seen.text
+    assert text == page(compare(real))  # the same rows, the same page
+
+
+def test_a_real_run_in_a_table(real: list[Row]) -> None:
+    [comparison] = compare(real)
+    acre, l1, learned = comparison.systems
+    assert acre.cells["own:houses"].n == 4 and acre.cells["own:more"].n == 2
+    assert acre.cost.kv_tokens and l1.cost.kv_tokens and acre.cost.kv_tokens > l1.cost.kv_tokens
+    assert acre.cost.read_s == l1.cost.read_s  # one reading for both
+    assert set(learned.refusals) == {"own:houses", "own:more"} and not learned.cells
+    [line] = [line for line in markdown(comparison).splitlines() if "learned" in line and "refused" in line]
+    assert line.count("refused") == 2
+
+
+def test_the_most_telling_questions_come_first() -> None:
+    comparison = found()
+    spreads = [(each.dataset, each.item, each.spread) for each in most_telling(comparison, 3)]
+    assert spreads == [("a", "0", 80), ("b", "1", 30), ("a", "2", 20)]
+    console = Console(file=io.StringIO(), width=120)
+    show_question(console, most_telling(comparison, 1)[0])
+    shown = console.file.getvalue()
+    assert "question 0" in shown and "gold" in shown
+    assert [name in shown for name in ("acre says", "bm25 says", "full says")] == [True] * 3
+
+
+def test_pictures_are_written_and_bad_places_told(real: list[Row], tmp_path: Path) -> None:
+    [comparison] = compare(real)
+    for name, figure in (
+        ("cost.png", plots.quality_against_cost(comparison)),
+        ("bars.svg", plots.bars_by_dataset(comparison)),
+        ("length.png", plots.score_by_length(comparison)),
+    ):
+        plots.save(figure, tmp_path / "deep" / name)
+        assert (tmp_path / "deep" / name).stat().st_size > 5000
+    with pytest.raises(EvaluationError, match=r"\.png"):
+        plots.save(plots.bars_by_dataset(comparison), tmp_path / "picture.nothing")
+
+
+def test_lengths_are_drawn_only_where_they_differ() -> None:
+    assert plots.score_by_length(found()) is None
+    longer = [replace(each, document_tokens=9000) if each.item == "1" else each for each in BY_HAND]
+    axis = plots.score_by_length(found(longer)).axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["512-1,024\nn=3", "8,192-16,384\nn=2"]
