@@ -112,7 +112,7 @@ def test_ranks_together_read_what_one_process_reads(world_size: int, shards: Pat
 @pytest.mark.parametrize("skipped", [0, 13])
 def test_workers_share_the_examples_of_their_rank(skipped: int, shards: Path) -> None:
     data = ShardedExamples(shards, rank=1, world_size=2).skip(skipped)
-    loaded = DataLoader(data, batch_size=None, num_workers=3)
+    loaded = DataLoader(data, batch_size=None, num_workers=2)
     assert Counter(ids(loaded)) == Counter(ids(data))
 
 

@@ -16,7 +16,7 @@ from acre_rag.errors import AdapterError, ConfigError, DocumentError
 from acre_rag.proxies.adapter import adapter_info, load_learned
 from acre_rag.training.reader import NestedReader
 from acre_rag.training.run import run_training, untrained
-from acre_rag.training.settings import TrainingSettings, read_settings
+from acre_rag.training.settings import TrainingSettings, read_settings, shipped_settings
 from acre_rag.training.texts import Excerpts, split_texts
 from acre_rag.training.trainer import CHECKPOINT, Trainer
 
@@ -196,3 +196,11 @@ def test_settings_are_read_from_a_file_and_from_options_above_it(tmp_path: Path)
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             read_settings(path)
+
+
+def test_shipped_settings_are_valid_and_known_by_name() -> None:
+    stages = {name: read_settings(Path(name)).stage for name in shipped_settings()}
+    assert {"smollm2-stage1", "smollm2-stage2", "paper-stage1", "paper-stage2"} <= stages.keys()
+    assert all(name.endswith(stage) for name, stage in stages.items())
+    with pytest.raises(ConfigError, match="one of: paper-stage1"):
+        read_settings(Path("paper-stage9"))

@@ -1,7 +1,8 @@
 """The settings of a training run: read from a TOML file, validated once, written beside what was trained."""
 
 import tomllib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from acre_rag.models import BUILTIN
 
 STAGES = ("stage1", "stage2")
 SCHEDULES = ("cosine", "constant")
+_SHIPPED = resources.files("acre_rag") / "data" / "training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ def read_settings(path: Path | None, **changes: Any) -> TrainingSettings:
     """Settings of a TOML file, with options that stand above it.
 
     Args:
-        path: the file; `None` for the defaults.
+        path: the file, or the name of one that the package ships ("smollm2-stage1"); `None` for the defaults.
         changes: settings by name; `None` leaves the file's.
 
     Raises:
@@ -119,16 +121,42 @@ def read_settings(path: Path | None, **changes: Any) -> TrainingSettings:
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(_text(path))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read as a settings file ({error}).") from error
+            raise ConfigError(
+                f"{path} cannot be read as a settings file ({error}). Give a TOML file, or one of: "
+                f"{', '.join(shipped_settings())}."
+            ) from error
     if unknown := sorted(set(values) - known):
         raise ConfigError(
             f"{path} has settings that do not exist: {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
         )
     values |= {name: value for name, value in changes.items() if value is not None}
-    values |= {name: tuple(values[name]) for name in ("context", "intervals") if name in values}
-    try:
-        return replace(TrainingSettings(), **values)
-    except TypeError as error:
-        raise ConfigError(f"{path or 'The options'} has a value of the wrong kind ({error}).") from error
+    return TrainingSettings(**{name: _typed(name, value) for name, value in values.items()})
+
+
+def shipped_settings() -> list[str]:
+    """Names of the settings that the package ships, one for each published run."""
+    return sorted(file.name.removesuffix(".toml") for file in _SHIPPED.iterdir() if file.name.endswith(".toml"))
+
+
+def _text(path: Path) -> str:
+    shipped = _SHIPPED / f"{path}.toml"
+    is_name = len(path.parts) == 1 and not path.exists() and shipped.is_file()
+    return shipped.read_text(encoding="utf-8") if is_name else path.read_text(encoding="utf-8")
+
+
+def _typed(name: str, value: Any) -> Any:
+    """TOML has lists, and whole numbers where a fraction is meant.
+
+    Raises:
+        ConfigError: a value of the wrong kind.
+    """
+    default = getattr(TrainingSettings(), name)
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if isinstance(default, tuple) and isinstance(value, list) and all(type(each) is int for each in value):
+        return tuple(value)
+    if type(value) is (int if name == "window" else type(default)):
+        return value
+    raise ConfigError(f"{name}={value!r} is of the wrong kind: give it as in {name}={default!r}.")

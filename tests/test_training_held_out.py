@@ -1,0 +1,101 @@
+"""Memories of earlier strides against the stock model and the engine's construction; shards as an endless line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_decoder
+from torch import Tensor
+
+from acre_rag.cache import KV
+from acre_rag.construct import ReadingPlan, construct, to_transformers
+from acre_rag.errors import TrainingDataError
+from acre_rag.proxies import PooledProxy
+from acre_rag.proxies.learned import L1Parameters
+from acre_rag.training import stream
+from acre_rag.training.data.example import TrainingExample
+from acre_rag.training.held_out_loss import everything, learned_loss, nothing, pooled, remembered_loss
+from acre_rag.training.lesson import Draw, Lesson, Teacher
+from acre_rag.training.losses import next_token_loss
+from acre_rag.training.settings import TrainingSettings
+from acre_rag.training.stream import Shards
+
+STRIDE, INTERVAL = 32, 8
+
+
+def two_strides() -> Lesson:
+    settings = TrainingSettings(context=(64,), intervals=(INTERVAL,), stride=STRIDE)
+    text = "The lighthouse keeper counts every ship, and writes each one down."
+    return Teacher(tiny_decoder(), settings).lesson(TrainingExample(text, None, None, (), "x"), Draw(INTERVAL, 64))
+
+
+def expected_loss(lesson: Lesson, read: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """Loss of the second stride's tokens but the first, from hidden states `[32, hidden]` of that stride."""
+    prefix, document = lesson.token_ids.tensor_split([lesson.layout.n_prefix])
+    with torch.no_grad():
+        return float(next_token_loss(tiny_decoder(), read(prefix, document)[:-1], document[STRIDE + 1 :]))
+
+
+def test_remembering_everything_is_the_stock_model() -> None:
+    decoder, lesson = tiny_decoder(), two_strides()
+    stock = expected_loss(lesson, lambda p, d: decoder.base(torch.cat([p, d])[None]).last_hidden_state[0, -STRIDE:])
+    assert remembered_loss(decoder, everything, lesson) == pytest.approx(stock, abs=1e-5)
+
+
+def test_remembering_nothing_is_the_stride_behind_the_prefix() -> None:
+    decoder, lesson = tiny_decoder(), two_strides()
+    stock = expected_loss(
+        lesson, lambda p, d: decoder.base(torch.cat([p, d[STRIDE:]])[None]).last_hidden_state[0, -STRIDE:]
+    )
+    assert remembered_loss(decoder, nothing, lesson) == pytest.approx(stock, abs=1e-5)
+
+
+def test_pooled_memory_is_the_pooled_l1_of_construction() -> None:
+    decoder, lesson = tiny_decoder(), two_strides()
+
+    def over_l1(prefix: Tensor, document: Tensor) -> Tensor:
+        plan = ReadingPlan(window=512, interval=INTERVAL, stride=STRIDE)
+        cache = construct(decoder, PooledProxy(), prefix_ids=prefix, token_ids=document[:STRIDE], plan=plan)
+        seen = KV.cat([cache.prefix, cache.l1])
+        past = to_transformers(KV(decoder.rope.rotate(seen.keys), seen.values))
+        return decoder.base(document[None, STRIDE:], past_key_values=past, use_cache=True).last_hidden_state[0]
+
+    assert remembered_loss(decoder, pooled, lesson) == pytest.approx(expected_loss(lesson, over_l1), abs=1e-5)
+
+
+def test_all_memories_differ() -> None:
+    decoder, lesson = tiny_decoder(), two_strides()
+    losses = [remembered_loss(decoder, memory, lesson) for memory in (everything, nothing, pooled)]
+    losses.append(learned_loss(decoder, L1Parameters(decoder), lesson))
+    assert min(abs(a - b) for i, a in enumerate(losses) for b in losses[:i]) > 1e-3
+
+
+class Numbers:
+    """Stands for a folder of five examples, shuffled by the seed."""
+
+    def __init__(self, _folder: Path, *, seed: int = 0, **_: int) -> None:
+        self.order = [f"{seed}-{i}" for i in range(5)]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def skip(self, n: int) -> "Numbers":
+        self.order = self.order[n:]
+        return self
+
+    def __iter__(self) -> object:
+        return (TrainingExample("", None, None, (), name) for name in self.order)
+
+
+def test_shards_go_on_in_the_pass_and_place_where_they_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "ShardedExamples", Numbers)
+    examples = Shards(Path("any"), seed=3)
+    whole = [example.id for example, _ in zip(examples.starting_at(0), range(13), strict=False)]
+    assert whole[4:6] == ["3-4", "4-0"] and whole[12] == "5-2"
+    for number in (1, 5, 7, 11):
+        onward = examples.starting_at(number)
+        assert [next(onward).id for _ in whole[number:]] == whole[number:]
+    monkeypatch.setattr(Numbers, "__len__", lambda self: 0)
+    with pytest.raises(TrainingDataError, match="no example"):
+        next(examples.starting_at(0))
