@@ -59,24 +59,24 @@ class RunOptions:
         from acre_rag.progress import waiting
 
         named = _named(data)
-        items = {name: _load(name, path, hub=self.hub) for name, path in named.items() if not name.startswith(_RULER)}
+        lengths = {name: _numbers(text, f"--data {name}") for name, text in named.items() if name.startswith(_RULER)}
+        items = {name: _load(name, path, hub=self.hub) for name, path in named.items() if name not in lengths}
         with waiting(f"loading {self.model}"):
             decoder = load_decoder(self.model, device=self.device, dtype=self.dtype, attn_implementation=self.attn)
-        items |= {name: self._made(name, path, decoder) for name, path in named.items() if name not in items}
+        items |= {name: self._made(name, wanted, decoder) for name, wanted in lengths.items()}
         names = ("limit", "documents", "seed", "window", "adapter", "heads", "embedder", "retry")
         chosen = Options(**{name: getattr(self, name) for name in names})
         with _resumable(out):
             evaluate(decoder, forms, items, out=out, options=chosen, report=_say)
 
-    def _made(self, name: str, lengths: str, decoder: "Decoder") -> "list[EvalItem]":
+    def _made(self, name: str, lengths: list[int], decoder: "Decoder") -> "list[EvalItem]":
         """RULER-style items, the limit spread over the lengths."""
         from acre_rag.evaluation.ruler import generate
 
-        wanted = _numbers(lengths, f"--data {name}")
-        count = max(1, (self.limit or 25) // len(wanted))
+        count = max(1, (self.limit or 25) // len(lengths))
         return [
             item
-            for tokens in wanted
+            for tokens in lengths
             for item in generate(name, tokenizer=decoder.tokenizer, tokens=tokens, count=count, seed=self.seed)
         ]
 

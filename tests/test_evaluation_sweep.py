@@ -65,8 +65,10 @@ def test_mistakes_are_told_at_once(option: str, values: tuple[int, ...], systems
 
 
 def test_the_picture_shows_every_value_in_order(tmp_path: Path) -> None:
-    swept = Sweep(option="budget", values=(256, 0, 64))
+    swept = Sweep(option="budget", values=(256, 0, 64, 1024))
     comparison = swept.comparison(run(tmp_path, items(), forms=swept.forms))
     axis = plots.sweep_plot(swept.curves(comparison), xlabel="tokens").axes[0]
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "64", "256"]
-    assert list(axis.lines[0].get_xdata()) == [0, 1, 2]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "64", "256", "1,024"]
+    assert list(axis.lines[0].get_xdata()) == [0, 1, 2, 3]
+    budgets = [each.title.split()[-3].strip(",") for each in comparison.systems]
+    assert budgets == ["0", "64", "256", "1024"]  # in the tables too

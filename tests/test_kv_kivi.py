@@ -62,7 +62,8 @@ def test_codes_are_within_half_a_step_of_their_group(
     x = (torch.randn(*shape, generator=generator) * spread + shift).to(dtype)
     codes = encode(x, bits=bits, group=16)
     groups = x.double().unflatten(-1, (-1, 16))
-    step = (groups.amax(-1) - groups.amin(-1)) / (2**bits - 1)
+    smallest = torch.finfo(torch.float16).tiny if dtype == torch.float16 else 0.0  # no step is below a normal number
+    step = ((groups.amax(-1) - groups.amin(-1)) / (2**bits - 1)).clamp_min(smallest)
     off = (codes.decode().double().unflatten(-1, (-1, 16)) - groups).abs().amax(-1)
     rounding = torch.finfo(dtype).eps * groups.abs().amax(-1) * 2  # of the number type, on the way in and out
     assert (off <= 0.5 * step * (1 + 1e-3) + rounding + 1e-7).all()

@@ -1,18 +1,23 @@
 """What every KV system must do, on tiny models: same answer twice, stream = ask, long and short documents, refusals."""
 
 import asyncio
+import copy
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import tiny_decoder
+from safetensors.torch import save_file
+from test_adapter import authors_layout, perturbed
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from acre_rag.baselines.base import Setting
 from acre_rag.baselines.kv.base import KVBaseline
 from acre_rag.baselines.prompted import token_ids
 from acre_rag.baselines.registry import SYSTEMS, make_system
+from acre_rag.decoder import Decoder
 from acre_rag.errors import CapacityError, ConfigError, DocumentError, MissingExtraError, UnavailableError
 from acre_rag.generate import GenerationSettings
 
@@ -194,6 +199,21 @@ def test_offloading_says_when_there_is_nothing_to_offload() -> None:
     assert "nothing was offloaded" in answer.notes[-1] and "nothing was offloaded" in system.facts["offload"]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_offloading_keeps_the_cache_in_host_memory_and_answers_as_full_context() -> None:
+    tiny = tiny_decoder()
+    decoder = Decoder(model=copy.deepcopy(tiny.model).to("cuda"), tokenizer=tiny.tokenizer, name="tiny-cuda")
+    texts = []
+    for name in ("offload", "full"):
+        system = make_system(name, Setting(decoder=decoder))
+        state = system.add(words(400)).state
+        texts.append([system.ask(question, settings=SHORT).text for question in (FIRST, SECOND, FIRST)])
+        if name == "offload":
+            assert {layer.keys.device.type for layer in state.cache.layers[1:]} == {"cpu"}
+    assert texts[0] == texts[1]
+
+
 def test_minference_refuses_without_cuda() -> None:
     with pytest.raises(UnavailableError, match=r"CUDA devices only.*on the CPU"):
         make_system("minference", Setting(decoder=tiny_decoder()))
@@ -202,6 +222,19 @@ def test_minference_refuses_without_cuda() -> None:
 def test_beacon_refuses_without_an_adapter() -> None:
     with pytest.raises(UnavailableError, match="adapter"):
         make_system("beacon", Setting(decoder=tiny_decoder()))
+
+
+def test_beacon_answers_from_a_checkpoint_of_beacons_without_refilling(tmp_path: Path) -> None:
+    decoder = tiny_decoder("qwen2")
+    tensors = authors_layout(perturbed(decoder), "beacon")
+    save_file(tensors, tmp_path / "model.safetensors")
+    beacon = make_system("beacon", Setting(decoder=decoder, adapter=str(tmp_path)))
+    beacon.add(words(600))
+    answer = beacon.ask(FIRST, settings=SHORT)
+    assert answer.usage.generated_tokens and answer.usage.refilled_tokens == 0 and not answer.sources
+    plain = make_system("acre-l1", Setting(decoder=decoder))
+    plain.add(words(600))
+    assert answer.usage.cached_tokens == plain.ask(FIRST, settings=SHORT).usage.cached_tokens
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,8 @@ def sweep_plot(curves: Sequence[tuple[str, Sequence[tuple[float, Estimate]]]], *
     axis = figure.subplots()
     _plain(axis)
     values = sorted({value for _, points in curves for value, _ in points})
-    for index, (name, points) in enumerate(curves):
+    for index, (name, unordered) in enumerate(curves):
+        points = sorted(unordered, key=lambda point: point[0])
         places = [values.index(value) for value, _ in points]
         [line] = axis.plot(places, [e.mean for _, e in points], marker=_MARKERS[index % len(_MARKERS)], label=name)
         bounded = [(place, e) for place, (_, e) in zip(places, points, strict=True) if e.low is not None]

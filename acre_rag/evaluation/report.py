@@ -4,6 +4,7 @@ A failure counts as score 0, and is counted. A system that could not be made has
 windows or types are never averaged together: each such setting is a comparison of its own.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def _findings(
         differences[dataset] = paired_differences(by_item, baseline[dataset]) if baseline is not None else []
         answered = [row.score for row in here if row.error is None]
         cells[dataset] = Cell(
-            score=mean_of(list(by_item.values())),
+            score=mean_of(answered or [0.0]),
             answered=fmean(answered) if answered else None,
             difference=mean_of(differences[dataset]) if differences[dataset] else None,
             n=len(by_item),
@@ -244,9 +245,12 @@ def _mixed(rows: Iterable[Row]) -> list[str]:
     return remarks + [f"{dataset}: {n} questions differ between systems." for dataset, n in changed.items()]
 
 
-def _registry_order(system: tuple[str, str]) -> tuple[int, str]:
+def _registry_order(system: tuple[str, str]) -> tuple[int, list[str | int]]:
+    """As the registry has them; the same system with several options by the options' numbers."""
     label, name = system
-    return (list(SYSTEMS).index(name) if name in SYSTEMS else len(SYSTEMS), label)
+    parts = re.split(r"(\d+)", label)  # words and numbers in turn
+    natural = [int(part) if place % 2 else part for place, part in enumerate(parts)]
+    return (list(SYSTEMS).index(name) if name in SYSTEMS else len(SYSTEMS), natural)
 
 
 def _family(name: str) -> str:

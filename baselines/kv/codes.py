@@ -17,7 +17,7 @@ class Codes:
     Attributes:
         packed: `[..., n * bits / 8]` uint8, the first number of a byte in its lowest bits.
         low: `[..., n / G]`, each group's lowest value.
-        step: `[..., n / G]`, the difference between neighbouring levels.
+        step: `[..., n / G]`, the difference between neighbouring levels; at least the type's smallest normal number.
         bits: 2, 4 or 8.
         dtype: type of the numbers.
     """

@@ -153,6 +153,7 @@ def _attend_rows(
 
 def _logits(query: Tensor, keys: Tensor) -> Tensor:
     """`[1, H, T, D]` and `[1, Hkv, n, D]` to `[1, Hkv, H / Hkv, T, n]` float32."""
-    n_kv, length = keys.shape[1], query.shape[2]
-    logits = query.reshape(1, n_kv, -1, query.shape[-1]) @ keys.transpose(2, 3)
-    return logits.reshape(1, n_kv, -1, length, keys.shape[2]).float()
+    _, n_heads, length, dim = query.shape
+    n_kv, n_keys = keys.shape[1], keys.shape[2]
+    logits = query.reshape(1, n_kv, -1, dim) @ keys.transpose(2, 3)
+    return logits.reshape(1, n_kv, n_heads // n_kv, length, n_keys).float()

@@ -61,7 +61,7 @@ def union(found: Iterable[Sequence[Hit]]) -> list[Hit]:
     """
     lists = list(found)
     scores: dict[tuple[int, int], float] = {}
-    for rank in range(1):
+    for rank in range(max(map(len, lists), default=0)):
         for hit in sorted((hits[rank] for hits in lists if rank < len(hits)), key=lambda hit: -hit.score):
             place = (hit.document, hit.chunk)
             scores[place] = max(scores.get(place, hit.score), hit.score)

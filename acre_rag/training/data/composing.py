@@ -92,7 +92,7 @@ def compose_example(
     pieces, size = _filled(others, len(passage), wanted=lengths.draw(rng), most=lengths.max_chars)
     if size < lengths.min_chars:
         return None
-    before = 0
+    before = rng.randint(0, len(pieces))
     start = sum(len(piece) + len(_GAP) for piece in pieces[:before])
     document = _GAP.join([*pieces[:before], passage, *pieces[before:]])
     return TrainingExample(

@@ -1,0 +1,79 @@
+"""Table 1 of this project: rows of `acre eval` as a committed result, and the rendered table.
+
+acre eval --systems acre,acre-hybrid,bm25,rag,full,... --data squad_article=data/longqa_dev ... --out runs/NAME
+python -m benchmarks.table1 runs/NAME --name NAME
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from acre_rag.evaluation.report import Comparison, compare
+from acre_rag.evaluation.rows import Row, plain, read_rows
+from acre_rag.evaluation.sheets import markdown
+from benchmarks import record
+
+
+def main() -> None:
+    """Write results/table1-NAME.jsonl and results/table1-NAME.md."""
+    options = _options()
+    rows = read_rows(options.folders)
+    comparisons = compare(rows, baseline=options.baseline)
+    runs: dict[str, int] = {}
+    lines = [_line(row, runs) for row in rows]
+    summary = {"comparisons": [_summary(each) for each in comparisons], "runs": [*map(json.loads, runs)]}
+    path = record.write(f"table1-{options.name}", summary, lines)
+    path.with_suffix(".md").write_text("\n".join(map(markdown, comparisons)), encoding="utf-8")
+    print(f"{len(lines)} rows in {path}")
+
+
+def _line(row: Row, runs: dict[str, int]) -> dict[str, Any]:
+    """A row with the number of its run instead of the run, and spans instead of quoted evidence."""
+    key = json.dumps({**plain(row.run), "facts": dict(row.facts), "where": _place(row)}, sort_keys=True)
+    number = runs.setdefault(key, len(runs))
+    kept = ("item", "document", "document_tokens", "question", "gold", "answer", "score", "finished")
+    kept += ("tokens", "seconds", "memory", "trace", "notes", "error")
+    sources = [[source["start"], source["end"]] for source in row.sources]
+    return {"run": number, **{name: getattr(row, name) for name in kept}, "sources": sources}
+
+
+def _place(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in row.where.items() if name != "time"}
+
+
+def _summary(comparison: Comparison) -> dict[str, Any]:
+    """Means and costs by system."""
+    return {
+        "model": comparison.model,
+        "setting": comparison.setting,
+        "datasets": dict(comparison.datasets),
+        "systems": {
+            each.system: {
+                "scores": {name: round(cell.score.mean, 2) for name, cell in each.cells.items()},
+                "average": round(each.average.mean, 2) if each.average else None,
+                "difference": round(each.difference.mean, 2) if each.difference else None,
+                "failed": sum(cell.failed for cell in each.cells.values()),
+                "questions": sum(cell.n for cell in each.cells.values()),
+                "refused": dict(each.refusals),
+                "read_s": each.cost.read_s,
+                "question_s": each.cost.question_s,
+                "kv_tokens": each.cost.kv_tokens,
+                "peak_bytes": each.cost.peak_bytes,
+            }
+            for each in comparison.systems
+        },
+        "remarks": list(comparison.remarks),
+    }
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of rows")
+    parser.add_argument("--name", required=True, help="name of the result files")
+    parser.add_argument("--baseline", default="acre")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
