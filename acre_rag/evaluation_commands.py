@@ -10,9 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from acre_rag import options
 from acre_rag.errors import ConfigError, EvaluationError
-from acre_rag.options import grouped
+from acre_rag.options import Adapter, Attention, Device, DType, Heads, Model, Window, grouped
 
 if TYPE_CHECKING:  # torch is heavy: commands import it when they run
     from acre_rag.decoder import Decoder
@@ -38,23 +37,24 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of rows; a stoppe
 class RunOptions:
     """What is the same for every system of a run."""
 
-    model: options.Model = "smollm2-135m"
+    model: Model = "smollm2-135m"
     limit: Annotated[int | None, typer.Option(help="Most questions of each data set.")] = 25
     documents: Annotated[int | None, typer.Option(help="Most documents of each data set. Default: any.")] = None
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0
-    window: options.Window = None
-    adapter: options.Adapter = None
-    heads: options.Heads = None
+    window: Window = None
+    adapter: Adapter = None
+    heads: Heads = None
     embedder: Annotated[str | None, typer.Option(help="Embedding model: a folder or name.")] = None
-    device: options.Device = "auto"
-    dtype: options.DType = "auto"
-    attn: options.Attention = None
+    device: Device = "auto"
+    dtype: DType = "auto"
+    attn: Attention = None
     hub: Annotated[bool, typer.Option("--hub", help="Fetch published data sets from the hub.")] = False
     retry: Annotated[bool, typer.Option("--retry", help="Ask again what failed before.")] = False
 
     def run(self, forms: "Sequence[Form]", data: list[str], out: Path) -> None:
         """Load data and model, ask, say a line for each system and data set."""
-        from acre_rag.evaluation.runner import Options, evaluate
+        from acre_rag.evaluation.board import Options
+        from acre_rag.evaluation.runner import evaluate
         from acre_rag.models import load_decoder
         from acre_rag.progress import waiting
 
@@ -115,7 +115,7 @@ def compare(
 ) -> None:
     """Compare what systems answered: scores, intervals, differences, costs; as tables, Markdown and a page."""
     from acre_rag.evaluation.report import compare as findings
-    from acre_rag.evaluation.rows import read_rows
+    from acre_rag.evaluation.row_files import read_rows
     from acre_rag.evaluation.side_by_side import most_telling, show_question
 
     console = Console(highlight=False)
@@ -143,7 +143,7 @@ def sweep(
     acre sweep budget --values 0,512,1024,2048,4096 --data squad_article=data/longqa_dev --out runs/budget --plot b.svg
     """
     from acre_rag.evaluation import plots
-    from acre_rag.evaluation.rows import read_rows
+    from acre_rag.evaluation.row_files import read_rows
     from acre_rag.evaluation.sweep import OPTIONS, VALUES, Sweep
 
     chosen = _numbers(values, "--values") if values is not None else VALUES.get(option, (0,))

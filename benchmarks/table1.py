@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from acre_rag.evaluation.report import Comparison, compare
-from acre_rag.evaluation.rows import Row, plain, read_rows
+from acre_rag.evaluation.row_files import read_rows
+from acre_rag.evaluation.rows import Row, plain
 from acre_rag.evaluation.sheets import markdown
 from benchmarks import record
 

@@ -6,10 +6,12 @@ from typing import Any
 
 from conftest import tiny_decoder
 
+from acre_rag.evaluation.board import Options
 from acre_rag.evaluation.forms import Form
 from acre_rag.evaluation.item import EvalItem
-from acre_rag.evaluation.rows import Row, read_rows
-from acre_rag.evaluation.runner import Options, evaluate
+from acre_rag.evaluation.row_files import read_rows
+from acre_rag.evaluation.rows import Row
+from acre_rag.evaluation.runner import evaluate
 
 ROOMS = ("drum", "flute", "harp", "horn")
 FORMS = [Form(name="acre"), Form(name="acre-l1"), Form(name="acre-learned")]

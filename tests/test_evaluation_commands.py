@@ -10,7 +10,7 @@ from conftest import byte_tokenizer, tiny_decoder
 from evaluation_case import write_data
 
 from acre_rag import cli
-from acre_rag.evaluation.rows import read_rows
+from acre_rag.evaluation.row_files import read_rows
 
 Acre = Callable[..., str]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from acre_rag.errors import EvaluationError
-from acre_rag.evaluation.rows import FORMAT, Row, RowFile, Run, digest_of, read_rows, row_path
+from acre_rag.evaluation.row_files import RowFile, read_rows, row_path
+from acre_rag.evaluation.rows import FORMAT, Row, Run, digest_of
 
 RUN = Run(
     system="acre",

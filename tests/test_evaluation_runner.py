@@ -23,7 +23,8 @@ from acre_rag.engine import ACRE
 from acre_rag.errors import ConfigError, EvaluationError
 from acre_rag.evaluation.forms import Form, grouped_by_reading, title_of
 from acre_rag.evaluation.memory import MemoryMeter, resident_bytes
-from acre_rag.evaluation.rows import Row, read_rows
+from acre_rag.evaluation.row_files import read_rows
+from acre_rag.evaluation.rows import Row
 from acre_rag.evaluation.runner import Done, evaluate
 from acre_rag.evaluation.tasks import task_of
 from acre_rag.generate import GenerationSettings

@@ -17,7 +17,7 @@ class EvalItem:
         dataset: the dataset's name, as `task_of` knows it.
         document_id: shared by all questions about one document.
         document: the whole text.
-        question: the question alone; `Task.ask` adds the options where the task shows them.
+        question: the question, with the options behind it where a task shows them.
         answers: right answers, any one of them; all of them for tasks scored by `ruler_all`.
         options: of a multiple-choice question, in order.
         facts: what else is known, ready for JSON. "words": length of the document; "gold": `[start, stop]` characters

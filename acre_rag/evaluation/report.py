@@ -168,7 +168,7 @@ def _findings(
         differences[dataset] = paired_differences(by_item, baseline[dataset]) if baseline is not None else []
         answered = [row.score for row in here if row.error is None]
         cells[dataset] = Cell(
-            score=mean_of(answered or [0.0]),
+            score=mean_of(list(by_item.values())),
             answered=fmean(answered) if answered else None,
             difference=mean_of(differences[dataset]) if differences[dataset] else None,
             n=len(by_item),

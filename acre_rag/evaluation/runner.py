@@ -3,57 +3,29 @@
 Documents are outermost, so that a system reads each once; systems that keep the same of a document share the reading.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from acre_rag.answer import Answer
-from acre_rag.baselines.base import Pipeline, Setting
+from acre_rag.baselines.base import Pipeline
 from acre_rag.decoder import Decoder
 from acre_rag.engine import ACRE
 from acre_rag.errors import ConfigError
 from acre_rag.evaluation.bars import Bars
-from acre_rag.evaluation.circumstances import circumstances
+from acre_rag.evaluation.board import Board, Options
 from acre_rag.evaluation.forms import Form, grouped_by_reading
-from acre_rag.evaluation.item import EvalItem, sample
+from acre_rag.evaluation.item import EvalItem
 from acre_rag.evaluation.memory import MemoryMeter
-from acre_rag.evaluation.rows import Row, RowFile, Run, digest_of, row_path
-from acre_rag.evaluation.tasks import Task, task_of
+from acre_rag.evaluation.row_files import RowFile, row_path
+from acre_rag.evaluation.rows import Row
 from acre_rag.generate import GenerationSettings
-from acre_rag.prompts import render
 
 _QUOTED_SOURCES, _QUOTE_CHARS, _MESSAGE_CHARS = 3, 240, 500
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is the same for every system of a run.
-
-    Attributes:
-        limit: most questions of each data set; `None` for all.
-        documents: most documents of each data set; `None` for no limit.
-        seed: of the sample and of whatever a system draws.
-        window: `W`, in tokens; `None` takes the model's own.
-        adapter: learned L1.
-        heads: retrieval heads file.
-        embedder: embedding model of dense retrieval.
-        retry: ask again what failed in an earlier run.
-    """
-
-    limit: int | None = None
-    documents: int | None = None
-    seed: int = 0
-    window: int | None = None
-    adapter: Path | None = None
-    heads: Path | None = None
-    embedder: str | None = None
-    retry: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,70 +75,10 @@ def evaluate(
         raise ConfigError(f"{min(twice)!r} is named twice; name each system once.")
     with Bars() as bars:
         for dataset, items in datasets.items():
-            board = _Board.of(decoder, dataset, items, chosen)
+            board = Board.of(decoder, dataset, items, chosen)
             for group in grouped_by_reading(forms):
                 for done in _run_group(board, group, out, bars):
                     report(done)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Board:
-    """One data set as every system meets it."""
-
-    task: Task
-    items: Sequence[EvalItem]
-    setting: Setting
-    options: Options
-    where: Mapping[str, Any]
-    contents: Mapping[str, str]
-    lengths: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, decoder: Decoder, dataset: str, items: Sequence[EvalItem], options: Options) -> "_Board":
-        task = task_of(dataset)
-        chosen = sample(items, limit=options.limit or len(items), seed=options.seed, documents=options.documents)
-        setting = Setting(
-            decoder=decoder,
-            template=task.template,
-            window=options.window,
-            seed=options.seed,
-            embedder=options.embedder,
-            adapter=str(options.adapter) if options.adapter else None,
-            heads=str(options.heads) if options.heads else None,
-        )
-        contents = {item.id: digest_of(item.document, item.question, *item.answers) for item in chosen}
-        return cls(task=task, items=chosen, setting=setting, options=options, where=circumstances(), contents=contents)
-
-    def run_of(self, form: Form) -> Run:
-        """What the rows of a system share."""
-        decoder, task, options = self.setting.decoder, self.task, self.options
-        prompt = render(task.template, decoder.tokenizer)
-        return Run(
-            system=form.label,
-            name=form.name,
-            options=form.all_options,
-            dataset=task.name,
-            metric=task.metric,
-            model=Path(decoder.name).name,
-            weights=decoder.digest[:16],
-            dtype=str(decoder.dtype).removeprefix("torch."),
-            window=self.setting.most_tokens,
-            template=digest_of(prompt.prefix, prompt.ask("")[0]),
-            max_new_tokens=task.max_new_tokens,
-            stop=task.stop,
-            seed=options.seed,
-            documents=options.documents,
-            adapter=_file_digest(options.adapter),
-            heads=_file_digest(options.heads),
-            embedder=Path(options.embedder).name if options.embedder else "",
-        )
-
-    def tokens_of(self, item: EvalItem) -> int:
-        """The document's length in the model's tokens."""
-        if item.document_id not in self.lengths:
-            ids = self.setting.decoder.tokenizer(item.document, add_special_tokens=False, verbose=False)["input_ids"]
-            self.lengths[item.document_id] = len(ids)
-        return self.lengths[item.document_id]
 
 
 @dataclass(eq=False)
@@ -198,7 +110,7 @@ class _Seat:
         )
 
 
-def _run_group(board: _Board, group: Sequence[Form], out: Path, bars: Bars) -> Iterator[Done]:
+def _run_group(board: Board, group: Sequence[Form], out: Path, bars: Bars) -> Iterator[Done]:
     """The systems that share one reading, document by document."""
     with _seats(board, group, out) as seats:
         waiting = [seat for seat in seats if seat.pending]
@@ -213,7 +125,7 @@ def _run_group(board: _Board, group: Sequence[Form], out: Path, bars: Bars) -> I
 
 
 @contextmanager
-def _seats(board: _Board, group: Sequence[Form], out: Path) -> Iterator[list[_Seat]]:
+def _seats(board: Board, group: Sequence[Form], out: Path) -> Iterator[list[_Seat]]:
     with ExitStack() as open_files:
         seats = []
         for form in group:
@@ -227,20 +139,20 @@ def _seats(board: _Board, group: Sequence[Form], out: Path) -> Iterator[list[_Se
         yield seats
 
 
-def _make(board: _Board, seats: Sequence[_Seat]) -> None:
+def _make(board: Board, seats: Sequence[_Seat]) -> None:
     """Pipelines of the systems; a row says why one cannot be made."""
     shared: Pipeline | None = None
     for seat in seats:
         try:
             seat.pipeline = seat.form.make(board.setting, shared)
         except Exception as error:  # whatever it is, it is this system's result
-            seat.file.append(Row(run=seat.file.run, error=_failure(error), where=_now(board)))
+            seat.file.append(Row(run=seat.file.run, error=_failure(error), where=board.now()))
             continue
         shared = shared or seat.pipeline
         seat.file.check_facts(seat.facts)
 
 
-def _run_document(board: _Board, seats: Sequence[_Seat], items: Sequence[EvalItem], bars: Bars) -> None:
+def _run_document(board: Board, seats: Sequence[_Seat], items: Sequence[EvalItem], bars: Bars) -> None:
     """Read one document once, ask every system its questions, forget it."""
     asking = [(seat, pending) for seat in seats if (pending := [item for item in items if item.id in seat.pending])]
     if not asking:
@@ -272,7 +184,7 @@ def _run_document(board: _Board, seats: Sequence[_Seat], items: Sequence[EvalIte
         first.remove(document.document_id)
 
 
-def _asked(board: _Board, seat: _Seat, item: EvalItem, meter: MemoryMeter, read_s: float) -> Row:
+def _asked(board: Board, seat: _Seat, item: EvalItem, meter: MemoryMeter, read_s: float) -> Row:
     task = board.task
     settings = GenerationSettings(max_new_tokens=task.max_new_tokens, stop=task.stop)
     assert seat.pipeline is not None
@@ -296,7 +208,7 @@ def _asked(board: _Board, seat: _Seat, item: EvalItem, meter: MemoryMeter, read_
     )
 
 
-def _row(board: _Board, seat: _Seat, item: EvalItem, **outcome: Any) -> Row:
+def _row(board: Board, seat: _Seat, item: EvalItem, **outcome: Any) -> Row:
     return Row(
         run=seat.file.run,
         item=item.id,
@@ -306,7 +218,7 @@ def _row(board: _Board, seat: _Seat, item: EvalItem, **outcome: Any) -> Row:
         question=item.question,
         gold=item.answers,
         facts=seat.facts,
-        where=_now(board),
+        where=board.now(),
         **outcome,
     )
 
@@ -336,19 +248,3 @@ def _what_it_says(answer: Answer) -> dict[str, Any]:
 
 def _failure(error: Exception) -> dict[str, str]:
     return {"kind": type(error).__name__, "message": str(error)[:_MESSAGE_CHARS]}
-
-
-def _now(board: _Board) -> dict[str, Any]:
-    return {**board.where, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-
-
-def _file_digest(path: Path | None) -> str:
-    """Of a file, or of all files of a folder; empty for none. A missing file is the systems' to report."""
-    if path is None:
-        return ""
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    total = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            total.update(hashlib.sha256(file.read_bytes()).digest())
-    return total.hexdigest()[:16]
