@@ -36,10 +36,16 @@ class QuantisedCodec:
         return int(2**self.bits - 1)
 
     def encode(self, blocks: Tensor) -> dict[str, Tensor]:
-        """`[n, L, 2, Hkv, l, D]` to codes (`[n, L, Hkv, l, D]`, two per byte at 4 bits), scales and zero points."""
+        """`[n, L, 2, Hkv, l, D]` to codes (`[n, L, Hkv, l, D]`, two per byte at 4 bits), steps and lowest values.
+
+        The library lets no group's range leave out zero, and a key channel far from zero (a model with biases) would
+        lose most of its levels: so each group is moved to begin at zero, or just above it, first.
+        """
         parts = {}
         for kind, (name, axis) in enumerate(_AXES.items()):
-            x = blocks[:, :, kind].float()
+            exact = blocks[:, :, kind].float()
+            low = _rounded_down(exact.amin(axis, keepdim=True), blocks.dtype)
+            x = exact - low.float()
             group = _group(x, axis)
             scale, zero = self._ops.choose_qparams_affine(
                 x, self._ops.MappingType.ASYMMETRIC, group, torch.uint8, 0, self._highest, scale_dtype=torch.float32
@@ -48,7 +54,7 @@ class QuantisedCodec:
             codes = self._ops.quantize_affine(x, group, scale, zero, torch.uint8, 0, self._highest)
             parts[name] = _packed(codes) if self.bits == 4 else codes
             parts[f"{name}_scale"] = scale.to(blocks.dtype)
-            parts[f"{name}_zero"] = zero.to(torch.uint8)
+            parts[f"{name}_low"] = low
         return parts
 
     def decode(self, parts: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -56,12 +62,12 @@ class QuantisedCodec:
         both = []
         for name, axis in _AXES.items():
             codes = _unpacked(parts[name]) if self.bits == 4 else parts[name]
-            scale, zero = parts[f"{name}_scale"].float(), parts[f"{name}_zero"].to(torch.int32)
-            both.append(
-                self._ops.dequantize_affine(
-                    codes, _group(codes, axis), scale, zero, torch.uint8, 0, self._highest, output_dtype=dtype
-                )
+            scale = parts[f"{name}_scale"].float()
+            zero = torch.zeros_like(scale, dtype=torch.int32)
+            moved = self._ops.dequantize_affine(
+                codes, _group(codes, axis), scale, zero, torch.uint8, 0, self._highest, output_dtype=torch.float32
             )
+            both.append((moved + parts[f"{name}_low"].float()).to(dtype))
         return torch.stack(both, dim=2)
 
 
@@ -90,6 +96,12 @@ def with_codec(cache: BiLayerCache, codec: Codec) -> BiLayerCache:
 
 def _group(x: Tensor, axis: int) -> tuple[int, ...]:
     return tuple(size if i == axis else 1 for i, size in enumerate(x.shape))
+
+
+def _rounded_down(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The greatest number of `dtype` that is not above each of `x`."""
+    near = x.to(dtype)
+    return torch.where(near.float() > x, torch.nextafter(near, torch.full_like(near, -torch.inf)), near)
 
 
 def _packed(codes: Tensor) -> Tensor:

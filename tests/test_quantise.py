@@ -29,10 +29,9 @@ def reference(blocks: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def rounded(group: torch.Tensor, bits: int) -> torch.Tensor:
-    low, high = min(0.0, float(group.min())), max(0.0, float(group.max()))
-    step = max((high - low) / (2**bits - 1), torch.finfo(torch.float32).eps)
-    zero = round(-low / step)
-    return (((group / step).round() + zero).clamp(0, 2**bits - 1) - zero) * step
+    low = group.min()
+    step = max(float(group.max() - low) / (2**bits - 1), torch.finfo(torch.float32).eps)
+    return ((group - low) / step).round().clamp(0, 2**bits - 1) * step + low
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -48,8 +47,19 @@ def test_codes_equal_a_plain_loop_and_stay_within_half_a_step(bits: int, seed: i
     torch.testing.assert_close(decoded, expected, atol=2e-3 * spread * 10 if bits == 8 else 2e-2 * spread * 10, rtol=0)
     for kind, axis in ((0, -2), (1, -1)):
         x = blocks[:, :, kind]
-        step = (x.amax(axis, keepdim=True).clamp_min(0) - x.amin(axis, keepdim=True).clamp_max(0)) / (2**bits - 1)
-        assert ((decoded[:, :, kind] - x).abs() <= 0.5 * step * 1.01 + 0.5 * step).all()
+        step = (x.amax(axis, keepdim=True) - x.amin(axis, keepdim=True)) / (2**bits - 1)
+        assert ((decoded[:, :, kind] - x).abs() <= 0.5 * step * 1.01 + 1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_channel_far_from_zero_keeps_its_levels(dtype: torch.dtype) -> None:
+    blocks = torch.randn(2, 2, 2, 2, 16, 8, generator=torch.Generator().manual_seed(0))
+    blocks[:, :, 0, ..., 5] += 100  # as the keys of a model with biases
+    blocks = blocks.to(dtype)
+    codec = QuantisedCodec(4)
+    error = (codec.decode(codec.encode(blocks), torch.float32) - blocks.float()).abs()
+    assert error[:, :, 0, ..., 5].max() < 0.3
+    assert error.max() < 0.3
 
 
 def test_bytes_are_those_that_the_bits_imply() -> None:
@@ -61,7 +71,7 @@ def test_bytes_are_those_that_the_bits_imply() -> None:
     groups = cache.n_blocks * n_layers * n_heads * (dim + length)
     for bits in (8, 4):
         small = with_codec(cache, codec_of(bits))
-        assert small.l2.n_bytes == numbers * bits // 8 + groups * (4 + 1)
+        assert small.l2.n_bytes == numbers * bits // 8 + groups * (4 + 4)
         error = (exact(small) - exact(cache)).abs().max()
         assert 0 < error < exact(cache).abs().max() / 2 ** (bits - 2)
     assert with_codec(cache, codec_of(16)) is cache
@@ -78,7 +88,7 @@ def test_an_engine_answers_from_fewer_bits(bits: int) -> None:
     document = acre.add(TEXT)
     answer = acre.ask("Where is the drum?", settings=SHORT)
     assert answer.sources == expected.sources, "what is chosen does not depend on L2"
-    assert document.cache.host_bytes < plain.statistics.host_bytes / 2
+    assert document.cache.host_bytes <= plain.statistics.host_bytes / 2
     if bits == 8:
         assert answer.text == expected.text
 

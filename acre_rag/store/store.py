@@ -27,7 +27,7 @@ from acre_rag.store.shards import ShardWriter
 from acre_rag.store.tensors import compact, places
 
 _MARK = "acre-store.json"
-_MARKED = b'{"format": "acre-rag-store/1"}\n'
+_MARKED = b'{"format": "acre-rag-store/2"}\n'
 _DOCUMENTS = "documents"
 
 
