@@ -25,7 +25,7 @@ class Rope:
     def rotate(self, x: Tensor, start: int = 0) -> Tensor:
         """Rotate `x [..., T, D]` to positions `start, start + 1, ...`, in float32, back in the dtype of `x`."""
         cos, sin = self._tables(start, x.shape[-2])
-        return _apply(x, cos, sin)
+        return rotated(x, cos, sin)
 
     def unrotate(self, x: Tensor, start: int = 0) -> Tensor:
         """Inverse of `rotate` for `x [..., T, D]`; exact up to rounding.
@@ -35,19 +35,28 @@ class Rope:
         """
         cos, sin = self._tables(start, x.shape[-2])
         norm = cos[:, :1] ** 2 + sin[:, :1] ** 2
-        return _apply(x, cos / norm, -sin / norm)
+        return rotated(x, cos / norm, -sin / norm)
 
     def _tables(self, start: int, length: int) -> tuple[Tensor, Tensor]:
         if self._cos.shape[0] < start + length:
-            positions = torch.arange(max(start + length, 2 * self._cos.shape[0]), device=self._device)
+            # Longer than asked, so that it seldom grows; not beyond the model's window: "dynamic" scaling changes every
+            # frequency there.
+            spare = min(2 * self._cos.shape[0], int(getattr(self._rotary, "original_max_seq_len", 0)))
+            positions = torch.arange(max(start + length, spare), device=self._device)
             with torch.no_grad():
                 cos, sin = self._rotary(torch.zeros(1, device=self._device), positions[None])
             self._cos, self._sin = cos[0].float(), sin[0].float()  # [T, R]
         return self._cos[start : start + length], self._sin[start : start + length]
 
 
-def _apply(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`x cos + rotate_half(x) sin` over the first `R` dimensions; the others (partial rotary) pass."""
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`x cos + rotate_half(x) sin` over the first `R` dimensions; the others (partial rotary) pass.
+
+    Args:
+        x: `[..., T, D]`.
+        cos: `[T, R]`.
+        sin: `[T, R]`.
+    """
     rotary_dim = cos.shape[-1]
     part = x[..., :rotary_dim].float()
     first, second = part.chunk(2, dim=-1)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from conftest import FAMILIES, tiny_decoder
 
+from acre_rag.rope import Rope
+
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rerotation_equals_rotation_from_scratch(family: str) -> None:
@@ -34,3 +36,14 @@ def test_half_precision_loses_no_more_than_its_rounding() -> None:
     keys = torch.randn(4, 64, 8, generator=torch.Generator().manual_seed(1))
     moved = rope.unrotate(rope.rotate(keys.bfloat16(), 100), 100).float()
     assert (moved - keys).norm() / keys.norm() < 8e-3
+
+
+def test_growing_tables_never_change_the_frequencies_within_the_window() -> None:
+    decoder = tiny_decoder("llama-dynamic")
+    keys = torch.randn(1, 700, decoder.head_dim, generator=torch.Generator().manual_seed(2))
+    fresh = Rope(decoder.base.rotary_emb, decoder.device)
+    at_once = fresh.rotate(keys)
+    grown = Rope(decoder.base.rotary_emb, decoder.device)
+    grown.rotate(keys[:, :600])
+    torch.testing.assert_close(grown.rotate(keys), at_once)
+    torch.testing.assert_close(grown.rotate(keys[:, :600]), at_once[:, :600])

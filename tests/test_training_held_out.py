@@ -1,7 +1,6 @@
-"""Memories of earlier strides against the stock model and the engine's construction; shards as an endless line."""
+"""Memories of earlier strides against the stock model and the engine's construction."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,16 +9,13 @@ from torch import Tensor
 
 from acre_rag.cache import KV
 from acre_rag.construct import ReadingPlan, construct, to_transformers
-from acre_rag.errors import TrainingDataError
 from acre_rag.proxies import PooledProxy
 from acre_rag.proxies.learned import L1Parameters
-from acre_rag.training import stream
 from acre_rag.training.data.example import TrainingExample
 from acre_rag.training.held_out_loss import everything, learned_loss, nothing, pooled, remembered_loss
 from acre_rag.training.lesson import Draw, Lesson, Teacher
 from acre_rag.training.losses import next_token_loss
 from acre_rag.training.settings import TrainingSettings
-from acre_rag.training.stream import Shards
 
 STRIDE, INTERVAL = 32, 8
 
@@ -69,33 +65,3 @@ def test_all_memories_differ() -> None:
     losses = [remembered_loss(decoder, memory, lesson) for memory in (everything, nothing, pooled)]
     losses.append(learned_loss(decoder, L1Parameters(decoder), lesson))
     assert min(abs(a - b) for i, a in enumerate(losses) for b in losses[:i]) > 1e-3
-
-
-class Numbers:
-    """Stands for a folder of five examples, shuffled by the seed."""
-
-    def __init__(self, _folder: Path, *, seed: int = 0, **_: int) -> None:
-        self.order = [f"{seed}-{i}" for i in range(5)]
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def skip(self, n: int) -> "Numbers":
-        self.order = self.order[n:]
-        return self
-
-    def __iter__(self) -> object:
-        return (TrainingExample("", None, None, (), name) for name in self.order)
-
-
-def test_shards_go_on_in_the_pass_and_place_where_they_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "ShardedExamples", Numbers)
-    examples = Shards(Path("any"), seed=3)
-    whole = [example.id for example, _ in zip(examples.starting_at(0), range(13), strict=False)]
-    assert whole[4:6] == ["3-4", "4-0"] and whole[12] == "5-2"
-    for number in (1, 5, 7, 11):
-        onward = examples.starting_at(number)
-        assert [next(onward).id for _ in whole[number:]] == whole[number:]
-    monkeypatch.setattr(Numbers, "__len__", lambda self: 0)
-    with pytest.raises(TrainingDataError, match="no example"):
-        next(examples.starting_at(0))

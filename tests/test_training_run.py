@@ -6,17 +6,23 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import tiny_decoder
+from typer.testing import CliRunner
 
+from acre_rag.cli import app
 from acre_rag.errors import AdapterError, ConfigError, DocumentError
-from acre_rag.proxies.adapter import adapter_info, load_learned
+from acre_rag.models import load_decoder
+from acre_rag.proxies.adapter import adapter_info, load_learned, save_adapter
+from acre_rag.training.data import BuildOptions, build
 from acre_rag.training.reader import NestedReader
 from acre_rag.training.run import run_training, untrained
 from acre_rag.training.settings import TrainingSettings, read_settings, shipped_settings
+from acre_rag.training.stream import Shards
 from acre_rag.training.texts import Excerpts, split_texts
 from acre_rag.training.trainer import CHECKPOINT, Trainer
 
@@ -177,6 +183,49 @@ def test_a_run_leaves_an_adapter_that_says_what_it_was_trained_on(model: Path, t
     assert json.loads(onward.record.read_text())["start"] == "adapter.safetensors"
     with pytest.raises(DocumentError, match="6 files"):
         run_training(TrainingSettings(**vars(settings) | {"held_out": 6}), data=texts, out=tmp_path / "x", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions about numbered ships among sentences of other ships, as `acre data build` makes shards of them."""
+    folder = tmp_path_factory.mktemp("questions")
+    pairs = [
+        {
+            "id": f"ship{i}",
+            "context": " ".join(f"The ship {i}-{j} sails to port {i * j} on a calm day." for j in range(8)),
+            "question": f"Where does the ship {i}-3 sail to?",
+            "answers": [f"port {i * 3}"],
+        }
+        for i in range(1, 25)
+    ]
+    (folder / "pairs.jsonl").write_text("\n".join(json.dumps(pair) for pair in pairs))
+    options = BuildOptions(stage=2, min_tokens=200, max_tokens=400, short_share=1.0, shard_examples=5)
+    build([folder / "pairs.jsonl"], folder / "shards", options=options)
+    return folder / "shards"
+
+
+def test_stage_two_learns_answers_and_where_they_stand(model: Path, shards: Path, tmp_path: Path) -> None:
+    """As a command, from shards, through the end of a pass, beginning with an adapter."""
+    start = tmp_path / "start.safetensors"
+    decoder = load_decoder(model, device="cpu", dtype="float32")
+    save_adapter(untrained(decoder, SETTINGS), start, decoder=decoder, intervals=(8, 8))
+    options = f"--model {model} --data {shards} --start {start} --batch 4 --context 1600 --interval 8 --stride 400"
+    options += " --lr 0.02 --dtype float32 --device cpu --retrieval-weight 1 --save-every 1 --schedule constant --json"
+    done = CliRunner().invoke(app, f"train stage2 --out {tmp_path / 'out'} --steps 12 {options}".split())
+    assert done.exit_code == 0, done.output
+    curve = json.loads((tmp_path / "out" / "training.json").read_text())["curve"]
+    assert len(curve) == 12 and "step 12/12" in done.stderr
+    for name in ("loss", "retrieval_loss"):
+        values = [record[name] for record in curve]
+        assert sum(values[-4:]) < sum(values[:4])
+
+
+def test_shards_are_entered_where_a_run_stopped(shards: Path) -> None:
+    examples = Shards(shards, seed=3)
+    whole = list(islice(examples.starting_at(0), 60))  # more than a pass of 24
+    assert len({example.id for example in whole[:24]}) == 24
+    for number in (1, 24, 31):
+        assert list(islice(examples.starting_at(number), 60 - number)) == whole[number:]
 
 
 def test_settings_are_read_from_a_file_and_from_options_above_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from acre_rag.decoder import Decoder
-from acre_rag.rope import _apply as rotated
+from acre_rag.rope import rotated
 from acre_rag.training.layout import Layout
 
 _ROWS = 512  # rows of the vocabulary's logits that are in memory at once

@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from acre_rag.decoder import Decoder
 from acre_rag.errors import ConfigError
-from acre_rag.rope import _apply as rotated
+from acre_rag.rope import rotated
 from acre_rag.training.layout import Layout, Step
 
 Way = Literal["strided", "dense", "flex"]
@@ -199,7 +199,7 @@ def _check_rotation(decoder: Decoder, layout: Layout) -> None:
 
 
 @cache
-def _flex_attention(device: str) -> Callable[..., Any]:
+def _flex_attention(device: str) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import Accelerator
+from accelerate import Accelerator  # type: ignore[import-untyped]
 
 from acre_rag.decoder import Decoder
 from acre_rag.models import load_decoder
@@ -90,7 +90,6 @@ def run_training(
         on_step=report,
     )
     progress = trainer.train()
-    accelerator.end_training()
     last = progress.curve[-max(1, len(progress.curve) // 10) :]
     trained = Trained(out / ADAPTER, out / RECORD, progress.step, sum(r["loss"] for r in last) / len(last))
     record = _record(settings, decoder, facts, start) | {
@@ -104,6 +103,7 @@ def run_training(
         save_adapter(l1, trained.adapter, decoder=decoder, intervals=intervals, facts=record)
         trained.record.write_text(json.dumps(record | {"curve": progress.curve}, indent=1), encoding="utf-8")
     accelerator.wait_for_everyone()
+    accelerator.end_training()
     return trained
 
 

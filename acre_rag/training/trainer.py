@@ -10,10 +10,10 @@ from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator, DistributedType  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from transformers import get_scheduler
 
@@ -161,7 +161,7 @@ def lesson_losses(model: nn.Module, lesson: Lesson, settings: TrainingSettings) 
         lesson: what is read, asked and predicted.
         settings: for `retrieval_weight`.
     """
-    reader: NestedReader = getattr(model, "module", model)
+    reader = cast(NestedReader, getattr(model, "module", model))
     watch = None
     if settings.retrieval_weight and lesson.question and lesson.gold:
         watch = RetrievalWatch(reader.decoder, lesson.layout, lesson.question)

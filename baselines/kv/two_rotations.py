@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from acre_rag.decoder import Decoder
-from acre_rag.rope import _apply as rotated
+from acre_rag.rope import rotated
 
 _NAME = "acre_self_extend"
 _MOST_LOGITS = 2**26  # computed at once: 256 MB in float32
