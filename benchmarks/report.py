@@ -20,7 +20,19 @@ def main() -> None:
 
 def rendered() -> str:
     """All tables as Markdown."""
-    parts = [_finds(), _answers(), _speed(), _beyond(), _storage(), _quantised(), _many(), _faults()]
+    parts = [
+        _tables(),
+        _finds(),
+        _ideas(),
+        _answers(),
+        _stage1(),
+        _speed(),
+        _beyond(),
+        _storage(),
+        _quantised(),
+        _many(),
+        _faults(),
+    ]
     return "\n".join(part for part in parts if part)
 
 
@@ -31,6 +43,91 @@ def _read(name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     with path.open(encoding="utf-8") as file:
         first = json.loads(file.readline())
     return first["summary"], first["circumstances"]
+
+
+def _tables() -> str:
+    """Every system on the same questions, of each model that was measured."""
+    parts = []
+    for path in sorted(RESULTS.glob("table1-*.jsonl")):
+        read = _read(path.stem)
+        for comparison in read[0]["comparisons"] if read else []:
+            parts.append(_table(comparison))
+    return "\n".join(parts)
+
+
+def _table(comparison: dict[str, Any]) -> str:
+    datasets, setting = comparison["datasets"], comparison["setting"]
+    ranked = sorted(comparison["systems"].items(), key=lambda pair: -(pair[1]["average"] or -1.0))
+    head = ["system", *datasets, "average", "against ACRE", "KV tokens", "s to read", "s a question"]
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for name, each in ranked:
+        scores = [_figure(each["scores"].get(dataset), 1) for dataset in datasets]
+        if each["refused"] and not each["questions"]:
+            continue
+        costs = [_figure(each["kv_tokens"], 0), _figure(each["read_s"], 0), _figure(each["question_s"], 1)]
+        lines.append(
+            f"| {name} | {' | '.join([*scores, _figure(each['average'], 1), _signed(each['difference']), *costs])} |"
+        )
+    refused = [name for name, each in ranked if each["refused"] and not each["questions"]]
+    questions = max(each["questions"] for _, each in ranked)
+    told = f" Not run here, each with its reason in the result file: {', '.join(refused)}." if refused else ""
+    return (
+        f"**Side by side**, {comparison['model']}, window {setting.get('window', '?')}, {questions} questions, the same "
+        "prompts, documents and settings for all (`acre eval`, `benchmarks/table1.py`; intervals and every answer are in "
+        f"the result files).{told}\n\n" + "\n".join(lines) + "\n"
+    )
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.1f}"
+
+
+def _ideas() -> str:
+    """Other ways to choose, where an answer was found among the refilled tokens."""
+    parts = []
+    for path in sorted(RESULTS.glob("selection_ideas-*.jsonl")):
+        if not (read := _read(path.stem)):
+            continue
+        summary = read[0]
+        sets = [name for name in summary if isinstance(summary[name], dict) and "bm25" in summary[name]]
+        sets.remove("difference_to_consensus")
+        counts = ", ".join(f"{name} {summary[name]['questions']}" for name in sets if name != "all")
+        ideas = sorted((n for n in summary["all"] if n != "questions"), key=lambda n: -summary["all"][n])
+        lines = [f"| way of choosing | {' | '.join(sets)} | against consensus |", f"|{' --- |' * (len(sets) + 2)}"]
+        for idea in ideas:
+            gain = summary["difference_to_consensus"][idea]
+            cells = " | ".join(f"{summary[name][idea]:.2f}" for name in sets)
+            lines.append(f"| {idea} | {cells} | {gain['mean']:+.3f} ± {gain['standard_error']:.3f} |")
+        parts.append(
+            f"**Other ways to choose** ({path.stem.removeprefix('selection_ideas-')}; questions: {counts}): share of "
+            f"questions whose answer stands wholly within the first {summary['refilled_tokens']} refilled tokens "
+            "(`benchmarks/selection_ideas.py`).\n\n" + "\n".join(lines) + "\n"
+        )
+    return "\n".join(parts)
+
+
+def _stage1() -> str:
+    """Loss on later strides, by memory and interval."""
+    parts = []
+    for path in sorted(RESULTS.glob("stage1_loss-*.jsonl")):
+        if not (read := _read(path.stem)):
+            continue
+        summary = read[0]
+        names = list(next(iter(summary["intervals"].values())))
+        lines = [f"| interval | {' | '.join(names)} | gap closed |", f"|{' --- |' * (len(names) + 2)}"]
+        for interval, each in summary["intervals"].items():
+            losses = " | ".join(f"{each[name]['loss']:.3f}" for name in names)
+            lines.append(f"| {interval} | {losses} | {100 * each['trained']['gap_closed']:.0f} % |")
+        parts.append(
+            f"**Learned L1, first stage** ({summary['model']}): next-token loss on later strides of {summary['stride']} "
+            "tokens of held-out books, by what a stride sees of those before it, and how much of the way from nothing to "
+            f"full attention the trained adapter goes (`benchmarks/stage1_loss.py`).\n\n" + "\n".join(lines) + "\n"
+        )
+    return "\n".join(parts)
 
 
 def _squad() -> dict[str, dict[str, Any]]:
