@@ -1,4 +1,4 @@
-"""The commands `acre train stage1 | stage2`: options in, a training run, a line of figures out."""
+"""The commands `acre train stage1 | stage2 | sft`: options in, a training run, a line of figures out."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -99,6 +99,25 @@ def stage2(
     _run(settings, data=data, out=out, start=start, device=device, trackers=tracker or [], as_json=as_json)
 
 
+@train.command()
+@grouped
+def sft(
+    data: Data,
+    out: Out,
+    options: SettingOptions,
+    config: Config = None,
+    device: Device = "auto",
+    tracker: Trackers = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune the vanilla model on the data of stage 2, for comparison: answers behind whole documents, no L1.
+
+    Leaves a whole model in OUT/model, for --model.
+    """
+    settings = options.settings("sft", config)
+    _run(settings, data=data, out=out, start=None, device=device, trackers=tracker or [], as_json=as_json)
+
+
 def _run(
     settings: "TrainingSettings",
     *,
@@ -118,7 +137,7 @@ def _run(
     if as_json:
         typer.echo(json.dumps({"adapter": str(trained.adapter), "steps": trained.steps, "loss": trained.loss}))
     else:
-        Console().print(f"{trained.steps} steps, loss {trained.loss:.3f}; adapter written to {trained.adapter}")
+        Console().print(f"{trained.steps} steps, loss {trained.loss:.3f}; written to {trained.adapter}")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from time import sleep
 from typing import Any, TypedDict
@@ -415,6 +416,23 @@ def test_streams_give_words_before_the_context(own: FirstWords) -> None:
     chunks = list(SystemQA(pipeline=own, max_tokens=150).stream(QUESTION))
     assert list(chunks[0]) == ["input"] and chunks[-1].keys() == {"context", "answer", "metadata"}
     assert len([chunk for chunk in chunks if chunk.get("answer")]) > 1
+
+
+class Padded(FirstWords):
+    """Says its answer in pieces with white space around them, as models do."""
+
+    def answer(self, question: str, documents: Sequence[Held[str]], call: Call) -> Answer:
+        if call.on_text:
+            for piece in (" \n", " The mole", " keeps", " 21. ", "\n"):
+                call.on_text(piece)
+        return replace(super().answer(question, documents, replace(call, on_text=None)), text="The mole keeps 21.")
+
+
+def test_streams_have_no_white_space_at_their_ends(setting: Setting) -> None:
+    qa = chain(Padded(setting))
+    assert qa.invoke(QUESTION)["answer"] == "The mole keeps 21."
+    for chunks in (list(qa.stream(QUESTION)), asyncio.run(gather(qa.astream(QUESTION)))):
+        assert [chunk["answer"] for chunk in chunks if chunk.get("answer")] == ["The mole", " keeps", " 21."]
 
 
 def test_the_system_stays_out_of_what_is_stored_and_in_what_is_configured(own: FirstWords) -> None:

@@ -54,7 +54,7 @@ def test_stretches_are_whole_paragraphs_of_the_wanted_lengths(least: int, most: 
     assert all(a + len(s) <= b for (a, b), s in zip(pairwise(places), cut, strict=False)), "in order, without overlap"
     assert all(text[:at].endswith("\n\n") or at == 0 for at in places)
     assert sum(map(len, cut)) > 0.95 * (len(text) - lengths.max_chars), "no more than the end is lost"
-    assert len({len(s) // 50 for s in cut}) > 3, "lengths differ"
+    assert len({len(s) // 50 for s in cut}) > 3 and max(map(len, cut)) > 0.85 * lengths.max_chars, "lengths differ"
 
 
 def test_a_paragraph_without_end_is_cut_at_sentences() -> None:
@@ -216,7 +216,8 @@ def test_stage_2_keeps_every_promise(tmp_path: Path) -> None:
         {"id": f"s{i}", "context": f"Item {i} is c{i}.", "question": f"What is {i}?", "answers": [f"c{i}"]}
         for i in range(60)
     ]
-    data = written(tmp_path / "pairs.jsonl.gz", *(pair(i) for i in range(80)), *yes, *short)
+    passage = {"text": pair(7)["context"]}
+    data = written(tmp_path / "pairs.jsonl.gz", *(pair(i) for i in range(80)), *yes, *short, passage)
     (tmp_path / "book.txt").write_text(book(3, 400))
     stolen = pair(7)["context"].split()
     evaluation = written(

@@ -19,6 +19,8 @@ from acre_rag.errors import AdapterError, ConfigError, DocumentError
 from acre_rag.models import load_decoder
 from acre_rag.proxies.adapter import adapter_info, load_learned, save_adapter
 from acre_rag.training.data import BuildOptions, build
+from acre_rag.training.lesson import Draw, Teacher
+from acre_rag.training.losses import next_token_loss
 from acre_rag.training.reader import NestedReader
 from acre_rag.training.run import run_training, untrained
 from acre_rag.training.settings import TrainingSettings, read_settings, shipped_settings
@@ -69,12 +71,12 @@ def test_only_l1_learns_and_the_loss_falls(texts: Path) -> None:
     frozen = {name: weight.clone() for name, weight in decoder.model.state_dict().items()}
     settings = TrainingSettings(**vars(SETTINGS) | {"steps": 60, "intervals": (4,), "schedule": "constant"})
     run = trainer(texts, settings)
-    before = {name: weight.clone() for name, weight in run._reader.l1.named_parameters()}
+    before = {name: weight.clone() for name, weight in run._reader.trained.named_parameters()}
     curve = losses(run.train().curve)
     assert sum(curve[-10:]) < sum(curve[:10]) - 1
     assert all(torch.equal(weight, frozen[name]) for name, weight in decoder.model.state_dict().items())
     assert all(weight.grad is None for weight in decoder.model.parameters())
-    unchanged = {name for name, weight in run._reader.l1.named_parameters() if torch.equal(weight, before[name])}
+    unchanged = {name for name, weight in run._reader.trained.named_parameters() if torch.equal(weight, before[name])}
     assert unchanged == {"layers.2.q.down", "layers.2.q.up"}  # the last layer's L1 queries are read by nobody
 
 
@@ -82,7 +84,7 @@ def test_weight_decay_leaves_the_embedding_and_the_unread_queries_alone(texts: P
     settings = TrainingSettings(**vars(SETTINGS) | {"weight_decay": 0.5, "rank": 0})
     run = trainer(texts, settings)
     decayed = {id(w) for group in run._optimizer.param_groups if group["weight_decay"] for w in group["params"]}
-    names = {name for name, weight in run._reader.l1.named_parameters() if id(weight) in decayed}
+    names = {name for name, weight in run._reader.trained.named_parameters() if id(weight) in decayed}
     assert "layers.0.k.weight" in names and "embedding" not in names and "layers.2.q.weight" not in names
 
 
@@ -218,6 +220,27 @@ def test_stage_two_learns_answers_and_where_they_stand(model: Path, shards: Path
     for name in ("loss", "retrieval_loss"):
         values = [record[name] for record in curve]
         assert sum(values[-4:]) < sum(values[:4])
+
+
+def test_fine_tuning_leaves_an_ordinary_model_that_answers_better(model: Path, shards: Path, tmp_path: Path) -> None:
+    options = f"--model {model} --data {shards} --batch 4 --context 1600 --lr 0.02 --dtype float32 --device cpu --json"
+    done = CliRunner().invoke(
+        app, f"train sft --out {tmp_path / 'out'} --steps 10 --schedule constant {options}".split()
+    )
+    assert done.exit_code == 0, done.output
+    curve = json.loads((tmp_path / "out" / "training.json").read_text())["curve"]
+    assert sum(losses(curve)[-4:]) < sum(losses(curve)[:4])
+    tuned = load_decoder(tmp_path / "out" / "model", device="cpu", dtype="float32")
+    settings = TrainingSettings(stage="sft", context=(1600,))
+    plain = [Teacher(tuned, settings).lesson(e, Draw(8, 1600)) for e in islice(Shards(shards).starting_at(0), 8)]
+    before, after = (
+        sum(
+            float(next_token_loss(d, d.base(lesson.token_ids[None]).last_hidden_state[0][lesson.slots], lesson.targets))
+            for lesson in plain
+        )
+        for d in (load_decoder(model, device="cpu", dtype="float32"), tuned)
+    )
+    assert after < before - 1
 
 
 def test_shards_are_entered_where_a_run_stopped(shards: Path) -> None:

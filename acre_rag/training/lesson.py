@@ -12,6 +12,7 @@ from acre_rag.blocks import blocks_of_tokens, tokens_of_chars
 from acre_rag.decoder import Decoder
 from acre_rag.errors import DocumentError
 from acre_rag.prompts import SHORT_ANSWER, RenderedPrompt, render
+from acre_rag.question import Question
 from acre_rag.reading import tokenised_question
 from acre_rag.training.data.example import TrainingExample
 from acre_rag.training.layout import Layout, reading
@@ -75,6 +76,8 @@ class Teacher:
         """
         if self._settings.stage == "stage1":
             return self.document_lesson(example, draw)
+        if self._settings.stage == "sft":
+            return self._plain_lesson(example, draw)
         return self._question_lesson(example, draw)
 
     def document_lesson(self, example: TrainingExample, draw: Draw) -> Lesson:
@@ -92,14 +95,11 @@ class Teacher:
 
     def _question_lesson(self, example: TrainingExample, draw: Draw) -> Lesson:
         """Eq. 21: the question is read over L1 alone, as in selection; then with refilled blocks, and answered."""
-        if not example.question or not example.answer:
-            raise DocumentError(f"{example.id} has no question and answer. Stage 2 needs them; stage 1 does not.")
+        question, answer = self._asked(example)
         rng = random.Random(f"{self._settings.seed}:{example.id}:{draw}")
         document, gold_tokens = self._around_gold(example, draw.n_tokens, rng)
         layout = self._reading(len(document), draw.interval)
         gold = _blocks_of(gold_tokens, layout)
-        question = tokenised_question(example.question, self._prompt, self._decoder)
-        answer = self._ids(f"{example.answer.strip()}{self._end}")
         first = layout.n_slots
         refilled = {*gold, *self._random_run(layout, len(gold), rng)}
         layout = layout.asking(len(question.ids))
@@ -108,6 +108,24 @@ class Teacher:
         slots = torch.arange(layout.n_slots - len(answer) - 1, layout.n_slots - 1)
         own = slice(first + question.own.start, first + question.own.stop)
         return Lesson(ids, layout, slots, answer, own, gold)
+
+    def _plain_lesson(self, example: TrainingExample, draw: Draw) -> Lesson:
+        """The same example as ordinary text: one step, no block, no L1 token."""
+        question, answer = self._asked(example)
+        rng = random.Random(f"{self._settings.seed}:{example.id}:{draw}")
+        document, _ = self._around_gold(example, draw.n_tokens, rng)
+        ids = torch.cat([self._prefix, document, question.ids, answer])
+        layout = reading(n_prefix=0, n_tokens=len(ids), interval=len(ids) + 1, stride=len(ids) + 1)
+        return Lesson(ids, layout, torch.arange(len(ids) - len(answer) - 1, len(ids) - 1), answer)
+
+    def _asked(self, example: TrainingExample) -> tuple[Question, Tensor]:
+        """Question and answer in tokens."""
+        if not example.question or not example.answer:
+            raise DocumentError(
+                f"{example.id} has no question and answer, and this stage needs them; stage 1 does not."
+            )
+        question = tokenised_question(example.question, self._prompt, self._decoder)
+        return question, self._ids(f"{example.answer.strip()}{self._end}")
 
     def _reading(self, n_tokens: int, interval: int) -> Layout:
         return reading(

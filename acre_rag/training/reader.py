@@ -61,6 +61,11 @@ class NestedReader(nn.Module):
         """The frozen model."""
         return self._aside[0]
 
+    @property
+    def trained(self) -> nn.Module:
+        """What a checkpoint holds."""
+        return self.l1
+
     def forward(self, token_ids: Tensor, layout: Layout, *, watch: Watch | None = None) -> Tensor:
         """Hidden states after the last norm.
 

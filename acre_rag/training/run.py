@@ -19,11 +19,12 @@ from acre_rag.proxies.adapter import load_learned, save_adapter
 from acre_rag.proxies.learned import L1Parameters
 from acre_rag.training.reader import NestedReader
 from acre_rag.training.settings import TrainingSettings
+from acre_rag.training.sft import PlainReader
 from acre_rag.training.stream import Shards
 from acre_rag.training.texts import Excerpts, digest_of, split_texts
 from acre_rag.training.trainer import Examples, Record, Trainer
 
-ADAPTER, RECORD, MANIFEST = "adapter.safetensors", "training.json", "manifest.json"
+ADAPTER, MERGED, RECORD, MANIFEST = "adapter.safetensors", "model", "training.json", "manifest.json"
 _CHARS_PER_TOKEN = 6  # more than ordinary prose has
 
 
@@ -32,7 +33,7 @@ class Trained:
     """What a run leaves.
 
     Attributes:
-        adapter: for `ACRE.from_pretrained(adapter=...)`.
+        adapter: for `ACRE.from_pretrained(adapter=...)`; after "sft" the folder of a whole model, for `model=`.
         record: settings, data, curve, seconds, machine.
         steps: optimiser steps done.
         loss: mean of the last tenth of them.
@@ -70,7 +71,8 @@ def run_training(
     """
     accelerator = Accelerator(cpu=device == "cpu", log_with=list(trackers) or None, project_dir=out)
     decoder = load_decoder(settings.model, device=str(accelerator.device), dtype=settings.dtype)
-    l1 = load_learned(start, decoder) if start else untrained(decoder, settings)
+    base = {"architecture": decoder.architecture, "digest": decoder.digest}  # before anything is changed in place
+    reader = _reader(decoder, settings, start)
     examples, facts = _examples(data, settings)
     out.mkdir(parents=True, exist_ok=True)
     if trackers:
@@ -81,7 +83,7 @@ def run_training(
         on_step(record)
 
     trainer = Trainer(
-        NestedReader(decoder, l1, reading=settings.reading, checkpointing=settings.checkpointing),
+        reader,
         settings,
         examples,
         accelerator=accelerator,
@@ -91,20 +93,36 @@ def run_training(
     )
     progress = trainer.train()
     last = progress.curve[-max(1, len(progress.curve) // 10) :]
-    trained = Trained(out / ADAPTER, out / RECORD, progress.step, sum(r["loss"] for r in last) / len(last))
+    made = out / (MERGED if isinstance(reader, PlainReader) else ADAPTER)
+    trained = Trained(made, out / RECORD, progress.step, sum(r["loss"] for r in last) / len(last))
     record = _record(settings, decoder, facts, start) | {
+        "base": base,
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),
         "processes": accelerator.num_processes,
         "final_loss": trained.loss,
     }
     if accelerator.is_main_process:
-        intervals = min(settings.intervals), max(settings.intervals)
-        save_adapter(l1, trained.adapter, decoder=decoder, intervals=intervals, facts=record)
+        _save(reader, made, settings, record)
         trained.record.write_text(json.dumps(record | {"curve": progress.curve}, indent=1), encoding="utf-8")
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return trained
+
+
+def _reader(decoder: Decoder, settings: TrainingSettings, start: Path | None) -> NestedReader | PlainReader:
+    if settings.stage == "sft":
+        return PlainReader(decoder, rank=settings.rank, seed=settings.seed)
+    l1 = load_learned(start, decoder) if start else untrained(decoder, settings)
+    return NestedReader(decoder, l1, reading=settings.reading, checkpointing=settings.checkpointing)
+
+
+def _save(reader: NestedReader | PlainReader, path: Path, settings: TrainingSettings, record: dict[str, Any]) -> None:
+    if isinstance(reader, PlainReader):
+        reader.save_merged(path)
+        return
+    intervals = min(settings.intervals), max(settings.intervals)
+    save_adapter(reader.l1, path, decoder=reader.decoder, intervals=intervals, facts=record)
 
 
 def untrained(decoder: Decoder, settings: TrainingSettings) -> L1Parameters:
@@ -141,7 +159,6 @@ def _record(settings: TrainingSettings, decoder: Decoder, facts: dict[str, Any],
         "settings": settings.to_dict(),
         "data": facts,
         "start": start.name if start else None,
-        "base": {"architecture": decoder.architecture, "digest": decoder.digest},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {decoder.device}",
         "versions": {

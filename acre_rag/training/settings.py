@@ -10,7 +10,7 @@ from acre_rag.config import INTERVALS
 from acre_rag.errors import ConfigError
 from acre_rag.models import BUILTIN
 
-STAGES = ("stage1", "stage2")
+STAGES = ("stage1", "stage2", "sft")
 SCHEDULES = ("cosine", "constant")
 _SHIPPED = resources.files("acre_rag") / "data" / "training"
 
@@ -20,7 +20,7 @@ class TrainingSettings:
     """One run. Lengths in tokens.
 
     Attributes:
-        stage: "stage1" (Eq. 20) or "stage2" (Eq. 21).
+        stage: "stage1" (Eq. 20), "stage2" (Eq. 21), or "sft" (the vanilla model on the data of stage 2).
         model: as `load_decoder` takes it.
         dtype: what the frozen model computes in; L1 parameters and their optimiser are float32.
         steps: optimiser steps.

@@ -24,6 +24,7 @@ from acre_rag.training.lesson import Draw, Lesson, Teacher
 from acre_rag.training.losses import RetrievalWatch, next_token_loss
 from acre_rag.training.reader import NestedReader
 from acre_rag.training.settings import TrainingSettings
+from acre_rag.training.sft import PlainReader
 
 Record = Mapping[str, Any]
 CHECKPOINT = "checkpoint.safetensors"
@@ -38,7 +39,7 @@ class Examples(Protocol):
 
 
 class Trainer:
-    """Trains the L1 parameters of a reader.
+    """Trains the parameters of a reader.
 
     Args:
         reader: what is trained.
@@ -55,7 +56,7 @@ class Trainer:
 
     def __init__(
         self,
-        reader: NestedReader,
+        reader: NestedReader | PlainReader,
         settings: TrainingSettings,
         examples: Examples,
         *,
@@ -143,13 +144,19 @@ class Trainer:
     def _load(self) -> Progress:
         if self._checkpoint is None:
             return Progress(0, 0.0, ())
-        return load_checkpoint(self._checkpoint, parameters=self._reader.l1, optimizer=self._optimizer, run=self._run)
+        return load_checkpoint(
+            self._checkpoint, parameters=self._reader.trained, optimizer=self._optimizer, run=self._run
+        )
 
     def _save(self, progress: Progress) -> None:
         if self._checkpoint is None or not self._accelerator.is_main_process:
             return
         save_checkpoint(
-            self._checkpoint, parameters=self._reader.l1, optimizer=self._optimizer, run=self._run, progress=progress
+            self._checkpoint,
+            parameters=self._reader.trained,
+            optimizer=self._optimizer,
+            run=self._run,
+            progress=progress,
         )
 
 
@@ -157,11 +164,11 @@ def lesson_losses(model: nn.Module, lesson: Lesson, settings: TrainingSettings) 
     """`[1]`, or `[2]` with the weighted retrieval loss, of one lesson; their sum is what training makes small.
 
     Args:
-        model: a `NestedReader`, wrapped or not.
+        model: a reader, wrapped or not.
         lesson: what is read, asked and predicted.
         settings: for `retrieval_weight`.
     """
-    reader = cast(NestedReader, getattr(model, "module", model))
+    reader = cast(NestedReader | PlainReader, getattr(model, "module", model))
     watch = None
     if settings.retrieval_weight and lesson.question and lesson.gold:
         watch = RetrievalWatch(reader.decoder, lesson.layout, lesson.question)
@@ -173,9 +180,9 @@ def lesson_losses(model: nn.Module, lesson: Lesson, settings: TrainingSettings) 
     return torch.stack(losses)
 
 
-def _groups(reader: NestedReader, settings: TrainingSettings) -> list[dict[str, Any]]:
+def _groups(reader: NestedReader | PlainReader, settings: TrainingSettings) -> list[dict[str, Any]]:
     """Weight decay is for projections; it would pull the one embedding and the biases to nothing."""
-    trained = [weight for weight in reader.l1.parameters() if weight.requires_grad]
+    trained = [weight for weight in reader.trained.parameters() if weight.requires_grad]
     return [
         {"params": [weight for weight in trained if weight.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [weight for weight in trained if weight.dim() == 1], "weight_decay": 0.0},

@@ -8,19 +8,8 @@ from collections.abc import Collection
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 """RULER's filler."""
 
-_ADJECTIVES = (
-    "amber ancient arid bitter blithe brittle bronze calm candid cobalt coral crimson dapper dewy drowsy dusty "
-    "eager earnest elfin faded feral fervent frosty gaudy gentle gilded glossy hardy hazel hollow humble ivory "
-    "jaunty jovial keen lanky limpid lofty lucid mellow misty modest mottled nimble opal pallid pensive placid "
-    "quaint quirky ragged rustic sable serene silken sturdy tawny tepid umber velvet wistful woven zany zesty "
-).split()  # noqa: SIM905 (a literal list would be one word a line)
-_NOUNS = (
-    "acorn anchor anvil badger barley basin beacon bobbin bramble candle canyon cobbler compass cricket dagger "
-    "dahlia ember falcon fennel ferry fiddle gable garnet glacier goblet hammock harbor heron hinge inkwell "
-    "jasmine juniper kettle ladder lantern lichen loom magpie mantle marble meadow nectar oriole otter paddle "
-    "parsnip pebble pigeon plover quarry quiver raven ribbon saddle satchel sparrow thistle timber trellis turnip "
-    "violin walnut willow zephyr "
-).split()  # noqa: SIM905
+_ADJECTIVES = ["amber", "ancient", "arid", "bitter", "blithe", "brittle", "bronze", "calm", "candid", "cobalt", "coral", "crimson", "dapper", "dewy", "drowsy", "dusty", "eager", "earnest", "elfin", "faded", "feral", "fervent", "frosty", "gaudy", "gentle", "gilded", "glossy", "hardy", "hazel", "hollow", "humble", "ivory", "jaunty", "jovial", "keen", "lanky", "limpid", "lofty", "lucid", "mellow", "misty", "modest", "mottled", "nimble", "opal", "pallid", "pensive", "placid", "quaint", "quirky", "ragged", "rustic", "sable", "serene", "silken", "sturdy", "tawny", "tepid", "umber", "velvet", "wistful", "woven", "zany", "zesty"]
+_NOUNS = ["acorn", "anchor", "anvil", "badger", "barley", "basin", "beacon", "bobbin", "bramble", "candle", "canyon", "cobbler", "compass", "cricket", "dagger", "dahlia", "ember", "falcon", "fennel", "ferry", "fiddle", "gable", "garnet", "glacier", "goblet", "hammock", "harbor", "heron", "hinge", "inkwell", "jasmine", "juniper", "kettle", "ladder", "lantern", "lichen", "loom", "magpie", "mantle", "marble", "meadow", "nectar", "oriole", "otter", "paddle", "parsnip", "pebble", "pigeon", "plover", "quarry", "quiver", "raven", "ribbon", "saddle", "satchel", "sparrow", "thistle", "timber", "trellis", "turnip", "violin", "walnut", "willow", "zephyr"]
 
 
 def different(kind: str, n: int, rng: random.Random, taken: Collection[str] = ()) -> list[str]:
