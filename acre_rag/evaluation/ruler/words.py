@@ -1,5 +1,7 @@
 """Random keys and values, and the filler line, of RULER-style tasks; knows nothing of where they are hidden."""
 
+# ruff: noqa: SIM905 - words in rows are easier to read than quoted ones
+
 import random
 import string
 import uuid
@@ -8,8 +10,19 @@ from collections.abc import Collection
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 """RULER's filler."""
 
-_ADJECTIVES = ["amber", "ancient", "arid", "bitter", "blithe", "brittle", "bronze", "calm", "candid", "cobalt", "coral", "crimson", "dapper", "dewy", "drowsy", "dusty", "eager", "earnest", "elfin", "faded", "feral", "fervent", "frosty", "gaudy", "gentle", "gilded", "glossy", "hardy", "hazel", "hollow", "humble", "ivory", "jaunty", "jovial", "keen", "lanky", "limpid", "lofty", "lucid", "mellow", "misty", "modest", "mottled", "nimble", "opal", "pallid", "pensive", "placid", "quaint", "quirky", "ragged", "rustic", "sable", "serene", "silken", "sturdy", "tawny", "tepid", "umber", "velvet", "wistful", "woven", "zany", "zesty"]
-_NOUNS = ["acorn", "anchor", "anvil", "badger", "barley", "basin", "beacon", "bobbin", "bramble", "candle", "canyon", "cobbler", "compass", "cricket", "dagger", "dahlia", "ember", "falcon", "fennel", "ferry", "fiddle", "gable", "garnet", "glacier", "goblet", "hammock", "harbor", "heron", "hinge", "inkwell", "jasmine", "juniper", "kettle", "ladder", "lantern", "lichen", "loom", "magpie", "mantle", "marble", "meadow", "nectar", "oriole", "otter", "paddle", "parsnip", "pebble", "pigeon", "plover", "quarry", "quiver", "raven", "ribbon", "saddle", "satchel", "sparrow", "thistle", "timber", "trellis", "turnip", "violin", "walnut", "willow", "zephyr"]
+_ADJECTIVES = (
+    "amber ancient arid bitter blithe brittle bronze calm candid cobalt coral crimson dapper dewy drowsy dusty "
+    "eager earnest elfin faded feral fervent frosty gaudy gentle gilded glossy hardy hazel hollow humble ivory "
+    "jaunty jovial keen lanky limpid lofty lucid mellow misty modest mottled nimble opal pallid pensive placid "
+    "quaint quirky ragged rustic sable serene silken sturdy tawny tepid umber velvet wistful woven zany zesty "
+).split()
+_NOUNS = (
+    "acorn anchor anvil badger barley basin beacon bobbin bramble candle canyon cobbler compass cricket dagger "
+    "dahlia ember falcon fennel ferry fiddle gable garnet glacier goblet hammock harbor heron hinge inkwell "
+    "jasmine juniper kettle ladder lantern lichen loom magpie mantle marble meadow nectar oriole otter paddle "
+    "parsnip pebble pigeon plover quarry quiver raven ribbon saddle satchel sparrow thistle timber trellis turnip "
+    "violin walnut willow zephyr "
+).split()
 
 
 def different(kind: str, n: int, rng: random.Random, taken: Collection[str] = ()) -> list[str]:
