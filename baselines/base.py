@@ -5,11 +5,11 @@ Knows nothing of any method. A baseline says how it reads a document and how it 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
-from acre_rag.answer import Answer
+from acre_rag.answer import Answer, Source
 from acre_rag.construct import ProgressCallback
 from acre_rag.decoder import Decoder
 from acre_rag.document import text_digest
@@ -112,12 +112,14 @@ class Call:
     Attributes:
         settings: how to decode.
         on_text: takes pieces of the final answer as they come; `None` when nobody listens.
+        on_sources: takes the evidence before the first piece, by systems that have some.
         check: raises when the caller has lost interest; for work between two decodings.
         stopped: asked after every token; true stops the decoding.
     """
 
     settings: GenerationSettings
     on_text: Callable[[str], None] | None = None
+    on_sources: Callable[[tuple[Source, ...]], None] = lambda sources: None
     check: Callable[[], None] = lambda: None
     stopped: Callable[[], bool] = lambda: False
 
@@ -242,9 +244,13 @@ class Baseline(ABC, Generic[S]):
 
         def work(tickets: Sequence[Ticket]) -> list[Answer]:
             [ticket] = tickets
-            on_text = pieces.push if pieces else None
-            answer = self.answer(question, found, Call(chosen, on_text, ticket.check, ticket.stopped))
+            call = Call(chosen, check=ticket.check, stopped=ticket.stopped)
+            if pieces:
+                call = replace(call, on_text=pieces.push, on_sources=pieces.found)
+            answer = self.answer(question, found, call)
             ticket.check()
+            if pieces and not pieces.sources.done():
+                pieces.found(answer.sources)
             return [answer]
 
         return self._submit(Ticket(work))

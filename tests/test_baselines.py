@@ -128,3 +128,13 @@ def test_acre_answers_through_the_same_protocol(tiny: Decoder) -> None:
     assert streamed.text == pipeline.ask("Where?", "a", settings=SHORT).text
     pipeline.remove("a")
     assert not pipeline.documents
+
+
+@pytest.mark.parametrize("system", ["bm25", "full"])
+def test_a_stream_knows_its_sources(tiny: Decoder, system: str) -> None:
+    pipeline = make_system(system, Setting(decoder=tiny, window=512))
+    pipeline.add(TEXT, id="a")
+    stream = pipeline.stream("Where is the drum?", settings=SHORT)
+    sources = stream.sources
+    *_, answer = stream
+    assert sources == answer.sources and bool(sources) == (system == "bm25")

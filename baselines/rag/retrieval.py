@@ -140,6 +140,7 @@ class Retrieval:
         """
         select_s = perf_counter() - start
         call.check()
+        call.on_sources(evidence.sources)
         text = f"{evidence.text}{_BETWEEN}{hint}" if hint else evidence.text
         said = answer_from_text(self._decoder, self._prompt, text, question, call, window=self._window)
         generated = said.generated
