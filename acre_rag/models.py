@@ -41,7 +41,7 @@ def load_decoder(
     if attn_implementation == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         raise MissingExtraError("flash-attn", "gpu", "attn_implementation='flash_attention_2'")
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    with _quiet_loading(), _clear_errors(name):
+    with quiet_loading(), _clear_errors(name):
         tokenizer, model = _load(_locate(name), _dtype(dtype, target), options)
     model.to(target)
     model.eval()
@@ -116,7 +116,7 @@ def _locate(name: str | Path) -> str | Path:
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """No library progress bars: loading is short, and ours are the ones that tell something."""
     from transformers.utils import logging
 

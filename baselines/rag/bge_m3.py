@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from acre_rag.baselines.rag.embedder import normalised
 from acre_rag.errors import MissingExtraError, UnavailableError
+from acre_rag.models import quiet_loading
 
 BGE_M3 = "BAAI/bge-m3"
 _HEADS = ("sparse_linear.pt", "colbert_linear.pt")
@@ -53,7 +54,8 @@ class BGEM3:
         self.about = about
         self._lock = Lock()  # decoders with threads of their own may share it
         try:
-            self._model = BGEM3FlagModel(str(folder), use_fp16=False, devices=device)
+            with quiet_loading():
+                self._model = BGEM3FlagModel(str(folder), use_fp16=False, devices=device)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UnavailableError(
                 f"BGE-M3 in {folder} cannot be loaded ({error}). Fetch it anew: hf download {BGE_M3}"

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acre_rag.errors import MissingExtraError, UnavailableError
+from acre_rag.models import quiet_loading
 
 BATCH = 16
 """Chunks that are embedded together, between two looks at whether anybody still waits."""
@@ -61,7 +62,8 @@ class SentenceEmbedder:
         self.about = about
         self._lock = Lock()  # decoders with threads of their own may share it; its tokenizer bears one at a time
         try:
-            self._model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+            with quiet_loading():
+                self._model = SentenceTransformer(str(folder), device=device, local_files_only=True)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
             raise UnavailableError(
                 f"{folder} cannot be loaded as an embedding model ({error}). Give a folder or a cached hub name of a "
