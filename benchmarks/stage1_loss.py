@@ -41,17 +41,18 @@ def main() -> None:
             row |= {name: round(measure(lesson), 4) for name, measure in _memories(decoder, args.adapter).items()}
             rows.append(row)
             print(row, flush=True)
-    summary = {
-        "model": decoder.name,
-        "adapter": args.adapter.name if args.adapter else None,
-        "stride": args.stride,
-        "tokens": args.tokens,
-        "data": digest_of(held_out),
-        "intervals": {
-            str(interval): _summary([r for r in rows if r["interval"] == interval]) for interval in args.interval
-        },
-    }
-    print(write(f"stage1_loss-{args.name}", summary, rows))
+        summary = {
+            "model": decoder.name,
+            "adapter": args.adapter.name if args.adapter else None,
+            "stride": args.stride,
+            "tokens": args.tokens,
+            "data": digest_of(held_out),
+            "intervals": {
+                str(interval): _summary([r for r in rows if r["interval"] == interval])
+                for interval in dict.fromkeys(r["interval"] for r in rows)
+            },
+        }
+        print(write(f"stage1_loss-{args.name}", summary, rows))
 
 
 def _memories(decoder: Decoder, adapter: Path | None) -> dict[str, Callable[[Lesson], float]]:
