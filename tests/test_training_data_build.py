@@ -216,10 +216,10 @@ def test_stage_2_keeps_every_promise(tmp_path: Path) -> None:
         {"id": f"s{i}", "context": f"Item {i} is c{i}.", "question": f"What is {i}?", "answers": [f"c{i}"]}
         for i in range(60)
     ]
+    stolen = pair(7)["context"].split()
     passage = {"text": " ".join(stolen[10:40])}
     data = written(tmp_path / "pairs.jsonl.gz", *(pair(i) for i in range(80)), *yes, *short, passage)
     (tmp_path / "book.txt").write_text(book(3, 400))
-    stolen = pair(7)["context"].split()
     evaluation = written(
         tmp_path / "evaluation.jsonl",
         {"question": "who keeps room 5", "answers": ["?"]},
