@@ -56,25 +56,23 @@ def _tables() -> str:
 
 
 def _table(comparison: dict[str, Any]) -> str:
-    datasets, setting = comparison["datasets"], comparison["setting"]
+    datasets = comparison["datasets"]
     ranked = sorted(comparison["systems"].items(), key=lambda pair: -(pair[1]["average"] or -1.0))
-    head = ["system", *datasets, "average", "against ACRE", "KV tokens", "s to read", "s a question"]
+    head = ["system", *datasets, "average", "against ACRE", "KV tokens attended"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for name, each in ranked:
         scores = [_figure(each["scores"].get(dataset), 1) for dataset in datasets]
         if each["refused"] and not each["questions"]:
             continue
-        costs = [_figure(each["kv_tokens"], 0), _figure(each["read_s"], 0), _figure(each["question_s"], 1)]
-        lines.append(
-            f"| {name} | {' | '.join([*scores, _figure(each['average'], 1), _signed(each['difference']), *costs])} |"
-        )
+        cells = [*scores, _figure(each["average"], 1), _signed(each["difference"]), _figure(each["kv_tokens"], 0)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     refused = [name for name, each in ranked if each["refused"] and not each["questions"]]
     questions = max(each["questions"] for _, each in ranked)
     told = f" Not run here, each with its reason in the result file: {', '.join(refused)}." if refused else ""
     return (
-        f"**Side by side**, {comparison['model']}, window {setting.get('window', '?')}, {questions} questions, the same "
-        "prompts, documents and settings for all (`acre eval`, `benchmarks/table1.py`; intervals and every answer are in "
-        f"the result files).{told}\n\n" + "\n".join(lines) + "\n"
+        f"**Side by side**, {comparison['model']}, {questions} questions a system, the same prompts, documents, window and "
+        "settings for all (`acre eval`, `benchmarks/table1.py`). Intervals, seconds and every answer are in the result "
+        f"files.{told}\n\n" + "\n".join(lines) + "\n"
     )
 
 
@@ -119,7 +117,7 @@ def _stage1() -> str:
         summary = read[0]
         names = list(next(iter(summary["intervals"].values())))
         lines = [f"| interval | {' | '.join(names)} | gap closed |", f"|{' --- |' * (len(names) + 2)}"]
-        for interval, each in summary["intervals"].items():
+        for interval, each in sorted(summary["intervals"].items(), key=lambda pair: int(pair[0])):
             losses = " | ".join(f"{each[name]['loss']:.3f}" for name in names)
             lines.append(f"| {interval} | {losses} | {100 * each['trained']['gap_closed']:.0f} % |")
         parts.append(
