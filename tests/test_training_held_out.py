@@ -9,10 +9,19 @@ from torch import Tensor
 
 from acre_rag.cache import KV
 from acre_rag.construct import ReadingPlan, construct, to_transformers
+from acre_rag.errors import ConfigError
 from acre_rag.proxies import PooledProxy
 from acre_rag.proxies.learned import L1Parameters
 from acre_rag.training.data.example import TrainingExample
-from acre_rag.training.held_out_loss import everything, learned_loss, nothing, pooled, remembered_loss
+from acre_rag.training.held_out_loss import (
+    after_another,
+    everything,
+    last_stride,
+    learned_loss,
+    nothing,
+    pooled,
+    remembered_loss,
+)
 from acre_rag.training.lesson import Draw, Lesson, Teacher
 from acre_rag.training.losses import next_token_loss
 from acre_rag.training.settings import TrainingSettings
@@ -20,10 +29,17 @@ from acre_rag.training.settings import TrainingSettings
 STRIDE, INTERVAL = 32, 8
 
 
-def two_strides() -> Lesson:
+TEXT = "The lighthouse keeper counts every ship, and writes each one down."
+
+
+def two_strides(text: str = TEXT) -> Lesson:
     settings = TrainingSettings(context=(64,), intervals=(INTERVAL,), stride=STRIDE)
-    text = "The lighthouse keeper counts every ship, and writes each one down."
     return Teacher(tiny_decoder(), settings).lesson(TrainingExample(text, None, None, (), "x"), Draw(INTERVAL, 64))
+
+
+def losses_of(lesson: Lesson) -> list[float]:
+    remembered = [remembered_loss(tiny_decoder(), memory, lesson) for memory in (everything, nothing, pooled)]
+    return [*remembered, learned_loss(tiny_decoder(), L1Parameters(tiny_decoder()), lesson)]
 
 
 def expected_loss(lesson: Lesson, read: Callable[[Tensor, Tensor], Tensor]) -> float:
@@ -61,7 +77,27 @@ def test_pooled_memory_is_the_pooled_l1_of_construction() -> None:
 
 
 def test_all_memories_differ() -> None:
-    decoder, lesson = tiny_decoder(), two_strides()
-    losses = [remembered_loss(decoder, memory, lesson) for memory in (everything, nothing, pooled)]
-    losses.append(learned_loss(decoder, L1Parameters(decoder), lesson))
+    losses = losses_of(two_strides())
     assert min(abs(a - b) for i, a in enumerate(losses) for b in losses[:i]) > 1e-3
+
+
+def test_another_past_changes_what_every_memory_but_none_predicts() -> None:
+    lesson, other = two_strides(), two_strides("Gulls circle over the harbour until the last boat has been unloaded.")
+    own, swapped = losses_of(last_stride(lesson)), losses_of(after_another(lesson, other))
+    assert own == losses_of(lesson), "of two strides, the later one is the last"
+    assert swapped[1] == pytest.approx(own[1], abs=1e-6)
+    assert all(abs(swapped[i] - own[i]) > 1e-4 for i in (0, 2, 3))
+
+
+def test_the_last_stride_keeps_its_targets_behind_another_past() -> None:
+    lesson, other = two_strides(), two_strides("Gulls circle over the harbour until the last boat has been unloaded.")
+    swapped = after_another(lesson, other)
+    prefix, n = lesson.layout.n_prefix, len(lesson.token_ids)
+    assert torch.equal(swapped.token_ids[: prefix + STRIDE], other.token_ids[: prefix + STRIDE])
+    assert torch.equal(swapped.token_ids[prefix + STRIDE :], lesson.token_ids[n - STRIDE :])
+    assert torch.equal(swapped.targets, lesson.targets)
+
+
+def test_documents_of_different_lengths_cannot_change_places() -> None:
+    with pytest.raises(ConfigError, match="same length"):
+        after_another(two_strides(), two_strides(TEXT[:-20]))

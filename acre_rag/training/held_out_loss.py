@@ -1,9 +1,11 @@
 """Next-token loss on later strides under different memories of the earlier ones; the same targets for all of them.
 
-How much of what full attention knows of a document's earlier strides passes through L1. Knows no files.
+How much of what full attention knows of a document's earlier strides passes through L1. Much of it is what any text
+before a stride gives, so another document's strides serve as control. Knows no files.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from acre_rag.cache import KV
 from acre_rag.construct import _slots as slots_of
 from acre_rag.construct import to_transformers
 from acre_rag.decoder import Decoder
+from acre_rag.errors import ConfigError
 from acre_rag.proxies.learned import L1Parameters
 from acre_rag.proxies.pooled import PooledProxy
 from acre_rag.training.lesson import Lesson
@@ -75,6 +78,34 @@ def remembered_loss(decoder: Decoder, memory: Memory, lesson: Lesson) -> float:
             kept.append(memory(slots, layout.interval))
         tokens = torch.searchsorted(layout.token_slots, lesson.slots).to(decoder.device)
         return float(next_token_loss(decoder, torch.cat(hidden)[tokens], lesson.targets))
+
+
+def last_stride(lesson: Lesson) -> Lesson:
+    """The same reading with targets in its last stride alone.
+
+    Args:
+        lesson: of stage 1.
+    """
+    kept = lesson.slots >= lesson.layout.steps[-1].start
+    return replace(lesson, slots=lesson.slots[kept], targets=lesson.targets[kept])
+
+
+def after_another(lesson: Lesson, other: Lesson) -> Lesson:
+    """The last stride of one document behind the earlier strides of another: what any past gives, not its own.
+
+    Args:
+        lesson: of stage 1.
+        other: of stage 1, of another document with the same layout.
+
+    Raises:
+        ConfigError: layouts differ.
+    """
+    layout = lesson.layout
+    if (layout.interval, len(lesson.token_ids)) != (other.layout.interval, len(other.token_ids)):
+        raise ConfigError("The two documents are read differently; cut both to the same length, with one interval.")
+    earlier = int(torch.searchsorted(layout.token_slots, layout.steps[-1].start)) + layout.n_prefix
+    token_ids = torch.cat([other.token_ids[:earlier], lesson.token_ids[earlier:]])
+    return replace(last_stride(lesson), token_ids=token_ids)
 
 
 def _read(decoder: Decoder, kept: list[KV], token_ids: Tensor) -> tuple[Tensor, KV]:

@@ -1,0 +1,111 @@
+"""How much of a document itself a memory carries: its last stride behind its own past, and behind another document's.
+
+python -m benchmarks.memory_content --data BOOKS --adapter stage1=shipped stage2=adapter.safetensors --name smollm2
+
+A stride gains from any text before it, so "loss falls" says little of memory. What is the document's own is the
+difference between the two pasts, for each memory as a share of full attention's; with paired standard errors over
+documents. Books are those that training held out.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acre_rag.decoder import Decoder
+from acre_rag.models import load_decoder
+from acre_rag.proxies.adapter import load_learned
+from acre_rag.training.held_out_loss import (
+    after_another,
+    everything,
+    last_stride,
+    learned_loss,
+    nothing,
+    pooled,
+    remembered_loss,
+)
+from acre_rag.training.lesson import Draw, Lesson, Teacher
+from acre_rag.training.settings import TrainingSettings
+from acre_rag.training.texts import Excerpts, digest_of, split_texts
+from benchmarks.record import write
+
+
+def main() -> None:
+    """Measure and write."""
+    args = _arguments()
+    decoder = load_decoder(args.model, device=args.device, dtype=args.dtype)
+    _, held_out = split_texts(args.data, held_out=args.held_out)
+    settings = TrainingSettings(context=(args.tokens,), intervals=(args.interval,), stride=args.stride)
+    excerpts, teacher = Excerpts(held_out, n_chars=6 * args.tokens, seed=args.seed), Teacher(decoder, settings)
+    examples = [excerpts.excerpt(number) for number in range(args.documents)]
+    lessons = [teacher.lesson(example, Draw(args.interval, args.tokens)) for example in examples]
+    measures = _memories(decoder, dict(each.split("=", 1) for each in args.adapter))
+    rows: list[dict[str, Any]] = []
+    for number, example in enumerate(examples):
+        own, other = last_stride(lessons[number]), after_another(lessons[number], lessons[number - 1])
+        row: dict[str, Any] = {"document": example.id, "behind": examples[number - 1].id, "targets": len(own.targets)}
+        for name, measure in measures.items():
+            row[name] = {"own": round(measure(own), 4), "other": round(measure(other), 4)}
+        rows.append(row)
+        print(row, flush=True)
+    summary = {
+        "model": decoder.name,
+        "stride": args.stride,
+        "tokens": args.tokens,
+        "interval": args.interval,
+        "documents": len(rows),
+        "data": digest_of(held_out),
+        "memories": {name: _summary(rows, name) for name in measures},
+    }
+    print(write(f"memory_content-{args.name}", summary, rows))
+
+
+def _memories(decoder: Decoder, adapters: Mapping[str, str]) -> dict[str, Callable[[Lesson], float]]:
+    """What the last stride sees of those before it."""
+    kept = {"full": everything, "none": nothing, "pooled": pooled}
+    measures: dict[str, Callable[[Lesson], float]] = {
+        name: partial(remembered_loss, decoder, memory) for name, memory in kept.items()
+    }
+    for name, adapter in adapters.items():
+        measures[name] = partial(learned_loss, decoder, load_learned(adapter, decoder).to(decoder.dtype))
+    return measures
+
+
+def _summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Mean losses, the document's own part with standard error, and its share of full attention's."""
+    gains = [row[name]["other"] - row[name]["own"] for row in rows]
+    full = statistics.mean(row["full"]["other"] - row["full"]["own"] for row in rows)
+    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
+    return {
+        "own": round(statistics.mean(row[name]["own"] for row in rows), 4),
+        "other": round(statistics.mean(row[name]["other"] for row in rows), 4),
+        "content": round(statistics.mean(gains), 4),
+        "standard_error": None if error is None else round(error, 4),
+        "share_of_full": round(statistics.mean(gains) / full, 3),
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of texts that training was given")
+    parser.add_argument("--adapter", nargs="*", default=["trained=shipped"], metavar="NAME=FILE")
+    parser.add_argument("--name", default="smollm2")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--documents", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--stride", type=int, default=512)
+    parser.add_argument("--interval", type=int, default=16)
+    parser.add_argument("--held-out", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()
