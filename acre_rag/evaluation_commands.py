@@ -1,8 +1,8 @@
-"""The commands of comparisons: eval, compare, sweep. Options in, runs and reports out. Knows no method."""
+"""The commands of comparisons: eval, compare, sweep, ablate. Options in, runs and reports out. Knows no method."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,6 +86,7 @@ def register(app: typer.Typer) -> None:
     app.command(name="eval")(grouped(evaluate))
     app.command()(compare)
     app.command()(grouped(sweep))
+    app.command()(grouped(ablate))
 
 
 def evaluate(
@@ -153,6 +154,38 @@ def sweep(
     _show(Console(highlight=False), comparison)
     if plot:
         plots.save(plots.sweep_plot(swept.curves(comparison), xlabel=OPTIONS[option]), plot)
+
+
+def ablate(
+    data: Data,
+    out: Out,
+    run: RunOptions,
+    trained: Annotated[
+        list[str] | None,
+        typer.Option("--trained", help="Adapter to compare with the untrained copies (repeatable: one a stage)."),
+    ] = None,
+    fine_tuned: Annotated[
+        str | None, typer.Option(help="Model of `acre train sft`: without ACRE, on the same questions.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of the scores (png, svg or pdf).")] = None,
+) -> None:
+    """Leave out one part of ACRE at a time (the paper's Figure 3): prior, heads, layers, L1 entries, training.
+
+    acre ablate --data squad_article=data/longqa_dev --trained shipped --trained run2/adapter.safetensors --out parts
+    """
+    from acre_rag.evaluation import plots
+    from acre_rag.evaluation.ablation import SELECTION, VANILLA, training
+    from acre_rag.evaluation.report import compare as findings
+    from acre_rag.evaluation.row_files import read_rows
+
+    run.run([*SELECTION, *(training(trained) if trained else ()), VANILLA], data, out)
+    if fine_tuned:
+        replace(run, model=fine_tuned, adapter=None).run([VANILLA], data, out / "fine-tuned")
+    comparisons = findings(read_rows([out]), baseline="acre")
+    for comparison in comparisons:
+        _show(Console(highlight=False), comparison)
+    if plot:
+        plots.save(plots.bars_by_dataset(max(comparisons, key=lambda each: len(each.systems))), plot)
 
 
 def _show(console: Console, comparison: "Comparison") -> None:

@@ -1,43 +1,72 @@
 """ACRE itself in its forms, made from the same `Setting` as every other system."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from acre_rag.baselines.base import Setting
 from acre_rag.baselines.system import System
 from acre_rag.config import ACREConfig
+from acre_rag.decoder import Decoder
 from acre_rag.engine import ACRE
-from acre_rag.errors import AdapterError, UnavailableError
-from acre_rag.heads import load_heads
+from acre_rag.errors import AdapterError, ConfigError, UnavailableError
+from acre_rag.heads import RetrievalHeads, load_heads, shipped_heads
 from acre_rag.proxies import LearnedProxy
 from acre_rag.proxies.adapter import SHIPPED, load_learned
 from acre_rag.proxies.learned import L1Parameters
 
+UNTRAINED = "untrained"
+"""As an adapter: copies of the model's own projections, where training begins."""
 
-def make_acre(setting: Setting, *, learned: bool = False, adapter: str | None = None, **options: Any) -> ACRE:
+HEADS = ("calibrated", "equal", "none")
+"""Whose attention chooses: the retrieval heads by weight, the same heads alike, or all heads over the L1 entries."""
+
+
+def make_acre(
+    setting: Setting,
+    *,
+    learned: bool = False,
+    adapter: str | None = None,
+    heads: str = "calibrated",
+    **options: Any,
+) -> ACRE:
     """An engine.
 
     Args:
         setting: model, template, window, adapter, heads.
         learned: take the L1 of an adapter instead of pooled L1.
-        adapter: which; `setting.adapter` by default, and the shipped one when that is not named.
+        adapter: which, or "untrained"; `setting.adapter` by default, and the shipped one when that is not named.
+        heads: one of `HEADS`.
         options: fields of `ACREConfig`.
 
     Raises:
+        ConfigError: an option is out of range.
         UnavailableError: learned L1 was asked for, no adapter was named and none is shipped for this model.
     """
     proxy = LearnedProxy(_learned(setting, adapter)) if learned else None
     return ACRE(
         setting.decoder,
         proxy=proxy,
-        heads=load_heads(Path(setting.heads)) if setting.heads else None,
+        heads=_weighted(load_heads(Path(setting.heads)) if setting.heads else None, heads, setting.decoder),
         config=ACREConfig(window=setting.most_tokens, **options),
         template=setting.template,
     )
 
 
+def _weighted(heads: RetrievalHeads | None, wanted: str, decoder: Decoder) -> RetrievalHeads | None:
+    if wanted not in HEADS:
+        raise ConfigError(f"heads={wanted!r} is unknown: choose one of {', '.join(HEADS)}.")
+    known = heads or shipped_heads(decoder)
+    if wanted == "calibrated" or known is None:
+        return known
+    alike = tuple(replace(head, weight=1.0) for head in known.heads) if wanted == "equal" else ()
+    return replace(known, heads=alike)
+
+
 def _learned(setting: Setting, adapter: str | None) -> L1Parameters:
     named = adapter or setting.adapter
+    if named == UNTRAINED:
+        return L1Parameters(setting.decoder, rank=1).to(setting.decoder.dtype)
     try:
         parameters = load_learned(named or SHIPPED, setting.decoder)
     except AdapterError as error:

@@ -1,4 +1,4 @@
-"""`acre eval`, `acre compare`, `acre sweep` as a shell user meets them, on the tiny model."""
+"""`acre eval`, `acre compare`, `acre sweep`, `acre ablate` as a shell user meets them, on the tiny model."""
 
 import json
 import sys
@@ -63,6 +63,19 @@ def test_made_data_of_several_lengths(acre: Acre, model: str, tmp_path: Path) ->
     lengths = sorted(row.document_tokens for row in read_rows([Path(out)]))
     assert len(lengths) == 4
     assert all(500 < length <= 700 for length in lengths[:2]) and all(1300 < length <= 1500 for length in lengths[2:])
+
+
+def test_an_ablation_is_one_command(acre: Acre, model: str, tmp_path: Path) -> None:
+    picture, data = tmp_path / "parts.svg", write_data(tmp_path / "own.jsonl")
+    options = ["--model", model, "--data", f"own={data}", "--limit", "2", "--out", str(tmp_path / "out")]
+    said = acre("ablate", *options, "--trained", "untrained", "--fine-tuned", model, "--plot", str(picture), code=2)
+    assert "'acre-learned,adapter=untrained' is named twice" in said
+    said = acre("ablate", *options, "--fine-tuned", model, "--plot", str(picture))
+    for part in ("prior False", "heads none", "ACRE (Eq. 15-17), granularity passages", "ACRE (L1 only)"):
+        assert f"| ACRE (consensus), {part} |" in said or f"| {part} |" in said
+    assert "<svg" in picture.read_text(encoding="utf-8")
+    fine_tuned = read_rows([tmp_path / "out" / "fine-tuned"])
+    assert {row.run.system for row in fine_tuned} == {"full"}
 
 
 def test_a_sweep_is_one_command(acre: Acre, model: str, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class Board:
         return Run(
             system=form.label,
             name=form.name,
-            options=form.all_options,
+            options=form.told_options,
             dataset=task.name,
             metric=task.metric,
             model=Path(decoder.name).name,
@@ -105,7 +105,7 @@ class Board:
             stop=task.stop,
             seed=options.seed,
             documents=options.documents,
-            adapter=_file_digest(options.adapter),
+            adapter=_file_digest(form.adapter or options.adapter),
             heads=_file_digest(options.heads),
             embedder=Path(options.embedder).name if options.embedder else "",
         )

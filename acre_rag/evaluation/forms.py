@@ -6,6 +6,7 @@ ACRE's forms that differ only in what a question refills answer from the same ca
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from acre_rag.baselines.base import Pipeline, Setting
@@ -36,7 +37,7 @@ class Form:
     @property
     def label(self) -> str:
         """As files and tables call it: "acre", "acre,budget=512"."""
-        return ",".join([self.name, *(f"{name}={value}" for name, value in self.options.items())])
+        return ",".join([self.name, *(f"{name}={value}" for name, value in _told(self.options).items())])
 
     def make(self, setting: Setting, shared: Pipeline | None) -> Pipeline:
         """The system; over the documents of `shared`, an engine of the same group, if there is one."""
@@ -48,6 +49,17 @@ class Form:
     def all_options(self) -> dict[str, Any]:
         """The registry's and its own."""
         return {**dict(system_named(self.name).options), **self.options}
+
+    @property
+    def told_options(self) -> dict[str, Any]:
+        """All options as rows tell them: an adapter by its name, without folders."""
+        return _told(self.all_options)
+
+    @property
+    def adapter(self) -> Path | None:
+        """The file of its own adapter, if it names one."""
+        named = self.options.get("adapter")
+        return Path(named) if named and Path(named).exists() else None
 
     @property
     def _reading(self) -> str:
@@ -78,6 +90,15 @@ def grouped_by_reading(forms: Sequence[Form]) -> list[list[Form]]:
         first.setdefault(form._reading, index)
     ordered = sorted(forms, key=lambda form: first[form._reading])
     return [list(group) for _, group in groupby(ordered, key=lambda form: form._reading)]
+
+
+def _told(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _name_of(Path(value)) if name == "adapter" else value for name, value in options.items()}
+
+
+def _name_of(adapter: Path) -> str:
+    """Of a run's `adapter.safetensors` the run's folder: two stages must not have one name."""
+    return adapter.parent.name if adapter.stem == "adapter" and adapter.parent.name else adapter.stem
 
 
 def _asking_defaults() -> list[tuple[str, Any]]:

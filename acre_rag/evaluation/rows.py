@@ -16,7 +16,7 @@ class Run:
     Attributes:
         system: label of the system with its options, as tables print it.
         name: name in the registry.
-        options: all of its options, the registry's included.
+        options: all of its options, the registry's included; files by their names.
         dataset: its name.
         metric: how answers are scored.
         model: the model's name, without folders.
