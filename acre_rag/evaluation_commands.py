@@ -137,6 +137,7 @@ def sweep(
     run: RunOptions,
     values: Annotated[str | None, typer.Option(help="Values, with commas. Default: as the paper's Figure 4.")] = None,
     systems: Annotated[str, typer.Option(help="Forms of ACRE, with commas.")] = "acre",
+    fixed: Annotated[str | None, typer.Option(help="The other option at one value, as interval=8.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the curves (png, svg or pdf).")] = None,
 ) -> None:
     """Ask with several refill budgets or intervals: a table, and a picture with --plot.
@@ -148,7 +149,7 @@ def sweep(
     from acre_rag.evaluation.sweep import OPTIONS, VALUES, Sweep
 
     chosen = _numbers(values, "--values") if values is not None else VALUES.get(option, (0,))
-    swept = Sweep(option=option, values=chosen, systems=_words(systems))
+    swept = Sweep(option=option, values=chosen, systems=_words(systems), fixed=_held(fixed))
     run.run(swept.forms, data, out)
     comparison = swept.comparison(read_rows([out]))
     _show(Console(highlight=False), comparison)
@@ -241,6 +242,14 @@ def _numbers(text: str, option: str) -> list[int]:
     if not words or not all(word.isdecimal() for word in words):
         raise ConfigError(f"{option}={text!r} must be whole numbers with commas between them, as 512,1024.")
     return [int(word) for word in words]
+
+
+def _held(fixed: str | None) -> dict[str, int]:
+    """`NAME=VALUE`."""
+    if fixed is None:
+        return {}
+    name, _, value = fixed.partition("=")
+    return {name.strip(): _numbers(value, f"--fixed {name}")[0]}
 
 
 def _say(done: "Done") -> None:

@@ -45,34 +45,42 @@ def _read(name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     return first["summary"], first["circumstances"]
 
 
+_COMPARED = {
+    "table1": "Side by side",
+    "ablation": "One part left out at a time",
+    "sweep": "One option over several values",
+}
+
+
 def _tables() -> str:
-    """Every system on the same questions, of each model that was measured."""
+    """Systems on the same questions, of each model that was measured."""
     parts = []
-    for path in sorted(RESULTS.glob("table1-*.jsonl")):
-        read = _read(path.stem)
-        for comparison in read[0]["comparisons"] if read else []:
-            parts.append(_table(comparison))
+    for kind, title in _COMPARED.items():
+        for path in sorted(RESULTS.glob(f"{kind}-*.jsonl")):
+            read = _read(path.stem)
+            for comparison in read[0]["comparisons"] if read else []:
+                parts.append(_table(comparison, title, path.stem))
     return "\n".join(parts)
 
 
-def _table(comparison: dict[str, Any]) -> str:
+def _table(comparison: dict[str, Any], title: str, name: str) -> str:
     datasets = comparison["datasets"]
     ranked = sorted(comparison["systems"].items(), key=lambda pair: -(pair[1]["average"] or -1.0))
-    head = ["system", *datasets, "average", "against ACRE", "KV tokens attended"]
+    head = ["system", *datasets, "average", "difference", "KV tokens attended"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    for name, each in ranked:
+    for system, each in ranked:
         scores = [_figure(each["scores"].get(dataset), 1) for dataset in datasets]
         if each["refused"] and not each["questions"]:
             continue
         cells = [*scores, _figure(each["average"], 1), _signed(each["difference"]), _figure(each["kv_tokens"], 0)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    refused = [name for name, each in ranked if each["refused"] and not each["questions"]]
+        lines.append(f"| {system} | {' | '.join(cells)} |")
+    refused = [system for system, each in ranked if each["refused"] and not each["questions"]]
     questions = max(each["questions"] for _, each in ranked)
     told = f" Not run here, each with its reason in the result file: {', '.join(refused)}." if refused else ""
     return (
-        f"**Side by side**, {comparison['model']}, {questions} questions a system, the same prompts, documents, window and "
-        "settings for all (`acre eval`, `benchmarks/table1.py`). Intervals, seconds and every answer are in the result "
-        f"files.{told}\n\n" + "\n".join(lines) + "\n"
+        f"**{title}**, {comparison['model']}, {comparison['setting']}, {questions} questions a system, the same prompts, "
+        f"documents and settings for all; differences to {comparison['baseline']} (`benchmarks/compared.py`). Intervals, "
+        f"seconds and every answer: `benchmarks/results/{name}.*`.{told}\n\n" + "\n".join(lines) + "\n"
     )
 
 

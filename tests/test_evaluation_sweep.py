@@ -38,6 +38,17 @@ def test_each_interval_is_a_reading_of_its_own(tmp_path: Path) -> None:
     assert l1["acre,interval=8"] > l1["acre,interval=32"]
 
 
+def test_the_other_option_is_held(tmp_path: Path) -> None:
+    held = Sweep(option="budget", values=(0, 64), fixed={"interval": 32})
+    own = Sweep(option="budget", values=(0, 64))
+    rows = run(tmp_path, items(), forms=[*held.forms, *own.forms])
+    l1 = {
+        row.run.system: row.tokens["cached"] - row.tokens["refilled"] for row in rows if not row.run.options["budget"]
+    }
+    assert l1[held.forms[0].label] < l1[own.forms[0].label]
+    assert [each.system for each in held.comparison(rows).systems] == [form.label for form in held.forms]
+
+
 def test_other_rows_and_other_models_do_not_mix_in(tmp_path: Path) -> None:
     swept = Sweep(option="budget", values=(0, 64))
     rows = run(tmp_path, items(), forms=[*swept.forms, Form(name="acre-l1")])

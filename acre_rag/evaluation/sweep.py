@@ -1,7 +1,7 @@
 """One option of ACRE over several values, as the paper's Figure 4: forms to ask, and the curves of what they scored."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from acre_rag.baselines.registry import system_named
 from acre_rag.config import ACREConfig
@@ -22,6 +22,7 @@ class Sweep:
         option: "budget" (`eta`, tokens refilled) or "interval" (`l`, tokens per L1 entry).
         values: its values.
         systems: names of ACRE's forms in the registry.
+        fixed: the other option, where it is held at a value of its own.
 
     Raises:
         ConfigError: not an option to sweep, a value out of range, or not a form of ACRE.
@@ -30,6 +31,7 @@ class Sweep:
     option: str
     values: Sequence[int]
     systems: Sequence[str] = ("acre",)
+    fixed: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Every mistake is told before a model is loaded."""
@@ -37,8 +39,10 @@ class Sweep:
             raise ConfigError(f"{self.option!r} cannot be swept; these can: {', '.join(OPTIONS)}.")
         if not self.values or len(set(self.values)) < len(self.values):
             raise ConfigError(f"A sweep needs values, each once, got {list(self.values)}.")
+        if wrong := [name for name in self.fixed if name not in OPTIONS or name == self.option]:
+            raise ConfigError(f"{wrong[0]!r} cannot be held while {self.option} is swept; the other of the two can.")
         for value in self.values:
-            ACREConfig(**{self.option: value})  # type: ignore[arg-type]
+            ACREConfig(**{**self.fixed, self.option: value})  # type: ignore[arg-type]
         if others := [name for name in self.systems if system_named(name).family != "acre"]:
             raise ConfigError(f"{others[0]!r} has no {self.option}; only ACRE's forms do.")
 
@@ -46,7 +50,11 @@ class Sweep:
     def forms(self) -> list[Form]:
         """What to ask: in a sweep of the budget nothing else may bound what is refilled, so all passages may be."""
         more = {"max_passages": _ALL_PASSAGES} if self.option == "budget" else {}
-        return [Form(name=name, options={self.option: value, **more}) for name in self.systems for value in self.values]
+        return [
+            Form(name=name, options={**self.fixed, self.option: value, **more})
+            for name in self.systems
+            for value in self.values
+        ]
 
     def comparison(self, rows: Iterable[Row]) -> Comparison:
         """Findings from this sweep's rows among others, of one model; the first form is the baseline."""

@@ -1,7 +1,9 @@
-"""Table 1 of this project: rows of `acre eval` as a committed result, and the rendered table.
+"""Rows of `acre eval`, `acre sweep` or `acre ablate` as a committed result, and the rendered table.
 
 acre eval --systems acre,acre-hybrid,bm25,rag,full,... --data squad_article=data/longqa_dev ... --out runs/NAME
-python -m benchmarks.table1 runs/NAME --name NAME
+python -m benchmarks.compared runs/NAME --name table1-NAME
+
+The README shows what is called table1-*, sweep-* or ablation-*.
 """
 
 import argparse
@@ -17,14 +19,14 @@ from benchmarks import record
 
 
 def main() -> None:
-    """Write results/table1-NAME.jsonl and results/table1-NAME.md."""
+    """Write results/NAME.jsonl and results/NAME.md."""
     options = _options()
     rows = read_rows(options.folders)
     comparisons = compare(rows, baseline=options.baseline)
     runs: dict[str, int] = {}
     lines = [_line(row, runs) for row in rows]
     summary = {"comparisons": [_summary(each) for each in comparisons], "runs": [*map(json.loads, runs)]}
-    path = record.write(f"table1-{options.name}", summary, lines)
+    path = record.write(options.name, summary, lines)
     path.with_suffix(".md").write_text("\n".join(map(markdown, comparisons)), encoding="utf-8")
     print(f"{len(lines)} rows in {path}")
 
@@ -48,6 +50,7 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
     return {
         "model": comparison.model,
         "setting": comparison.setting,
+        "baseline": comparison.baseline,
         "datasets": dict(comparison.datasets),
         "systems": {
             each.system: {
