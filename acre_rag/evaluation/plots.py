@@ -159,6 +159,8 @@ def sweep_plot(curves: Sequence[tuple[str, Sequence[tuple[float, Estimate]]]], *
 
 
 def _scatter(axis: Any, systems: Sequence[SystemFindings], cost: Callable[[SystemFindings], float], label: str) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     _plain(axis)
     colours = _colours(systems)
     for index, system in enumerate(systems):
@@ -169,9 +171,10 @@ def _scatter(axis: Any, systems: Sequence[SystemFindings], cost: Callable[[Syste
             [cost(system)], [system.average.mean], color=colour, marker=marker, s=60, zorder=3, label=system.title
         )
     axis.set_xscale("log")
-    for which in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-        which("{x:,g}")
-    axis.tick_params(axis="x", which="both", labelsize=8)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # all of 1 to 9 would write over each other
+    axis.xaxis.set_major_formatter("{x:,g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.tick_params(axis="x", labelsize=8)
     axis.set_xlabel(label)
 
 
