@@ -79,11 +79,11 @@ def spread_units(
     config: ACREConfig,
     budget_tokens: int,
 ) -> Selection:
-    """A question about the whole: the opening, then units spread evenly to the end."""
+    """A question about the whole: the opening (cut short by a small budget), then units spread evenly to the end."""
     fitting = budget_tokens // max(
         (len(unit.blocks) * documents[unit.document].cache.interval for unit in units), default=1
     )
-    most = min(len(units), fitting, config.max_passages if config.granularity == "passages" else len(units))
+    most = min(len(units), max(1, fitting), config.max_passages if config.granularity == "passages" else len(units))
     places = sorted({round(place) for place in np.linspace(0, len(units) - 1, num=most)}) if units else []
     ranked = [(units[i], float(scores[i])) for i in places]
     return within_budget(ranked, documents, budget_tokens, "document", tuple(zip(units, scores.tolist(), strict=True)))

@@ -129,7 +129,7 @@ class _Reader:
             return
         cache = DynamicCache()
         self._decoder.base(input_ids=prefix_ids[None], past_key_values=cache, use_cache=True)
-        self._fixed = _slots(cache, 0)
+        self._fixed = slots_of(cache, 0)
         self._prefix = self._unrotated(self._fixed, 0)
 
     def read_stride(self, token_ids: Tensor) -> int:
@@ -146,7 +146,7 @@ class _Reader:
         n_past = past.get_seq_length()
         stride_ids = token_ids[self.n_read : stop]
         self._proxy.read(self._decoder, stride_ids, n_blocks=n_blocks, interval=interval, past=past)
-        new = self._unrotated(_slots(past, n_past), n_past)
+        new = self._unrotated(slots_of(past, n_past), n_past)
         self._keep(new, n_blocks)
         self.n_read = stop
         return n_past + incoming
@@ -214,7 +214,7 @@ def to_transformers(slots: KV) -> DynamicCache:
     return cache
 
 
-def _slots(cache: DynamicCache, start: int) -> KV:
+def slots_of(cache: DynamicCache, start: int) -> KV:
     """What a cache of batch size one holds from slot `start` on; keys still rotated."""
     layers: list[Any] = cache.layers
     return KV(

@@ -88,7 +88,7 @@ def save_adapter(
         "facts": json.dumps(dict(facts or {})),
     }
     try:
-        _replace(path, save(tensors, metadata))
+        replace_file(path, save(tensors, metadata))
     except OSError as error:
         raise AdapterError(
             f"The adapter cannot be written to {path} ({error}). Check its folder's space and permissions."
@@ -178,7 +178,7 @@ def adapter_info(path: Path) -> AdapterInfo | None:
         ) from error
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Write beside the old file, then put the new one in its place in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")

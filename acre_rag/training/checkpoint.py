@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from acre_rag.errors import AdapterError
-from acre_rag.proxies.adapter import _replace as replace_file
+from acre_rag.proxies.adapter import replace_file
 from acre_rag.proxies.checkpoint import open_safetensors
 
 _FORMAT = "acre-rag-training/1"

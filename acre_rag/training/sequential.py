@@ -8,8 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from acre_rag.cache import KV
-from acre_rag.construct import _slots as slots_of
-from acre_rag.construct import to_transformers
+from acre_rag.construct import slots_of, to_transformers
 from acre_rag.decoder import Decoder
 from acre_rag.proxies.learned import L1Parameters, l1_projections
 from acre_rag.rope import Rope

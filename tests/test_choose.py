@@ -1,0 +1,30 @@
+"""What is chosen within a budget: numbers in, blocks out."""
+
+import numpy as np
+import pytest
+from conftest import tiny_decoder
+
+from acre_rag import ACRE, ACREConfig, Document
+from acre_rag.choose import spread_units
+from acre_rag.units import split_units
+
+
+def documents() -> list[Document]:
+    """One document of several paragraphs."""
+    text = "\n\n".join(f"Paragraph {i} says that the boat left harbour {i} before dawn." for i in range(12))
+    return [ACRE(tiny_decoder(), config=ACREConfig(window=1024, passage_tokens=48)).add(text)]
+
+
+@pytest.mark.parametrize("budget", [0, 16, 32, 200])
+def test_a_spread_keeps_to_its_budget_and_begins_with_the_opening(budget: int) -> None:
+    read = documents()
+    units = split_units(read, "passages")
+    config = ACREConfig(max_passages=4)
+    chosen = spread_units(units, np.zeros(len(units)), read, config, budget).blocks[0]
+    interval = read[0].cache.interval
+    widest = max(len(unit.blocks) for unit in units) * interval
+    assert len(chosen) * interval <= budget
+    if budget >= interval:
+        assert chosen[0] == 0, "a budget smaller than the widest passage still refills the opening"
+    if budget >= 2 * widest:
+        assert chosen[-1] == units[-1].blocks.stop - 1
