@@ -253,7 +253,7 @@ def test_the_meter_sees_memory_that_was_used_and_given_back() -> None:
     assert 150 * 2**20 < int(done.stdout) < 200 * 2**20
 
 
-N_ROWS = 2 * 24  # systems, questions
+N_ROWS = 2 * 48  # systems, questions
 
 
 @pytest.fixture(scope="module")
@@ -267,9 +267,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def start(tmp_path: Path, model: str) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """`acre eval` as a process of its own."""
-    data = write_data(tmp_path / "own.jsonl", count=12)
+    data = write_data(tmp_path / "own.jsonl", count=24)
     command = [sys.executable, "-m", "acre_rag.cli", "eval", "--model", model, "--systems", "acre,acre-l1"]
-    command += ["--data", f"own:houses={data}", "--limit", "24", "--out", str(tmp_path / "out")]
+    command += ["--data", f"own:houses={data}", "--limit", "48", "--out", str(tmp_path / "out")]
     running: list[subprocess.Popen[str]] = []
 
     def begin() -> subprocess.Popen[str]:

@@ -5,6 +5,8 @@ import os
 import re
 import resource
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,3 +310,17 @@ def test_a_link_in_the_store_is_not_followed(tmp_path: Path) -> None:
     Store(tmp_path / "a").gc()
     assert not link.exists() and other.folder.exists()
     other.verify()
+
+
+def test_many_open_a_new_store_at_once(tmp_path: Path) -> None:
+    """Each finds no mark and would write one: whoever comes second must not trip over the first."""
+    for number in range(20):
+        ready = threading.Barrier(8)
+
+        def opened(root: Path = tmp_path / str(number), ready: threading.Barrier = ready) -> int:
+            ready.wait()
+            return len(Store(root).entries())
+
+        with ThreadPoolExecutor(8) as pool:
+            found = [pool.submit(opened) for _ in range(8)]
+        assert [each.result() for each in found] == [0] * 8

@@ -47,8 +47,9 @@ class Store:
             self._check_root()
             self._folders = Folders(self.root)
             make_dir(self.root / _DOCUMENTS)
-            if not (self.root / _MARK).is_file():
-                _mark(self.root)
+            with self._folders.locked():
+                if not (self.root / _MARK).is_file():
+                    _mark(self.root)
             self._folders.clean()
 
     def save(self, document: Document, fingerprint: Fingerprint, token_ids: Tensor, *, model: str = "") -> Entry:
@@ -153,7 +154,7 @@ class Store:
             raise StoreError(f"{self.root} is a file, not a folder. Name another place for the store.")
         if not self.root.is_dir() or (self.root / _MARK).is_file():
             return
-        strangers = {path.name for path in self.root.iterdir()} - {"tmp", "lock", _DOCUMENTS, f"{_MARK}.new"}
+        strangers = {path.name for path in self.root.iterdir()} - {"tmp", "lock", _DOCUMENTS, _MARK, f"{_MARK}.new"}
         if strangers:
             raise StoreError(
                 f"{self.root} is not a store: it holds {', '.join(sorted(strangers)[:3])}. Name an empty or a new "
