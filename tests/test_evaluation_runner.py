@@ -253,7 +253,7 @@ def test_the_meter_sees_memory_that_was_used_and_given_back() -> None:
     assert 150 * 2**20 < int(done.stdout) < 200 * 2**20
 
 
-N_ROWS = 2 * 48  # systems, questions
+N_ROWS = 2 * 24  # systems, questions
 
 
 @pytest.fixture(scope="module")
@@ -267,15 +267,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def start(tmp_path: Path, model: str) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """`acre eval` as a process of its own."""
-    data = write_data(tmp_path / "own.jsonl", count=24)
+    data = write_data(tmp_path / "own.jsonl", count=12)
     command = [sys.executable, "-m", "acre_rag.cli", "eval", "--model", model, "--systems", "acre,acre-l1"]
-    command += ["--data", f"own:houses={data}", "--limit", "48", "--out", str(tmp_path / "out")]
+    command += ["--data", f"own:houses={data}", "--limit", "24", "--out", str(tmp_path / "out")]
     running: list[subprocess.Popen[str]] = []
 
     def begin() -> subprocess.Popen[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        running.append(subprocess.Popen(command, text=True, env=environment, **pipes))
+        running.append(subprocess.Popen(command, text=True, env=environment, preexec_fn=heed_interrupts, **pipes))
         return running[-1]
 
     yield begin
@@ -283,6 +283,11 @@ def start(tmp_path: Path, model: str) -> Iterator[Callable[[], subprocess.Popen[
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def heed_interrupts() -> None:
+    """A suite started in a shell's background would hand on that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def n_lines(folder: Path) -> int:
