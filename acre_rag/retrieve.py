@@ -1,5 +1,6 @@
 """Text retrieval over a document's passages: BM25, and the form any other retriever takes. No model, no cache."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acre_rag.document import Document
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # the library's own DEBUG would say a line for each question
 
 
 @dataclass(frozen=True)

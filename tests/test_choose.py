@@ -6,7 +6,13 @@ from conftest import tiny_decoder
 
 from acre_rag import ACRE, ACREConfig, Document
 from acre_rag.choose import spread_units
+from acre_rag.retrieve import bm25_scores
 from acre_rag.units import split_units
+
+
+def test_a_question_by_words_logs_nothing_of_the_librarys_own(caplog: pytest.LogCaptureFixture) -> None:
+    assert max(bm25_scores("boat", ["A boat left.", "Nothing else."])) > 0
+    assert caplog.records == []
 
 
 def documents() -> list[Document]:
