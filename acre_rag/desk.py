@@ -59,13 +59,15 @@ class Desk:
         for ticket in tickets:
             try:
                 documents[ticket] = self._documents(ticket)
-            except AcreError as error:
+            except Exception as error:  # whatever a caller passed is that caller's to hear of
                 failed[ticket] = error
+        answered: dict[Ticket, Outcome] | None = None
         try:
             answered = self._together(documents, settings)
-        except (RuntimeError, MemoryError, CapacityError) as error:
-            if not (isinstance(error, CapacityError) or out_of_memory(error)):
+        except Exception as error:  # a document of one of them cannot be held, or memory is short
+            if not (isinstance(error, AcreError) or out_of_memory(error)):
                 raise
+        if answered is None:  # behind the handler: the error holds the failed batch's tensors as long as it lives
             answered = {ticket: self._alone(ticket, each, settings) for ticket, each in documents.items()}
         return [(failed | answered)[ticket] for ticket in tickets]
 
@@ -92,14 +94,16 @@ class Desk:
             for ticket, each in documents.items():
                 try:
                     prepared[ticket] = self._prepare(ticket, each, settings, None)
-                except AcreError as error:
+                except Exception as error:  # a caller's own retriever may raise anything
+                    if out_of_memory(error):
+                        raise
                     outcomes[ticket] = error
             return outcomes | self._decode(prepared, settings)
 
     def _alone(self, ticket: Ticket, documents: list[Document], settings: GenerationSettings) -> Outcome:
         try:
             return self._with_less_and_less({ticket: documents}, settings, None)[0]
-        except (AcreError, CancelledError) as error:
+        except (Exception, CancelledError) as error:
             return error
 
     def _with_less_and_less(

@@ -198,6 +198,11 @@ def _options(decoder: Decoder, settings: GenerationSettings) -> dict[str, Any]:
         "temperature": settings.temperature or None,
         "top_p": settings.top_p if settings.temperature else None,
         "top_k": settings.top_k if settings.temperature else None,
+        "min_p": None,
+        "typical_p": 1.0,
+        # A penalty would fall on what stands in the prompt as ids, and spare the same words in a cache.
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
     }
     if settings.stop:
         options |= {"stop_strings": list(settings.stop), "tokenizer": decoder.tokenizer}

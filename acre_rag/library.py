@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from acre_rag.construct import ProgressCallback
 from acre_rag.document import Document, text_digest
-from acre_rag.errors import CapacityError, CorruptCacheError, DocumentError, FingerprintError
+from acre_rag.errors import CapacityError, CorruptCacheError, DocumentError, FingerprintError, StoreError
 from acre_rag.fingerprint import Fingerprint, differences, document_fingerprint
 from acre_rag.reading import Reader, Tokens
 from acre_rag.residency import Residency
@@ -72,7 +72,7 @@ class Library:
         document = self._reader.read(
             text, tokens, name, tenant=tenant, progress=progress, free_memory=self.residency.free_idle
         )
-        return self._shelve(document, fingerprint, tokens, stale, known)
+        return self._shelve(document, fingerprint, tokens, stale, known, rebuild=rebuild)
 
     def find(self, documents: Sequence[Document | str] | Document | str | None, tenant: str) -> list[Document]:
         """The documents asked: objects or ids; all of the tenant's by default.
@@ -125,7 +125,8 @@ class Library:
             return
         for entry in self.store.entries(tenant):
             if entry.id not in self._shelves[tenant] and not self._differences(entry):
-                with contextlib.suppress(CorruptCacheError):  # told when it is added again, and by `acre verify`
+                # Damage is told when it is added again, and by `acre verify`; another process may remove it meanwhile.
+                with contextlib.suppress(CorruptCacheError, StoreError):
                     self._taken_up(entry, tenant)
 
     def _taken_up(self, entry: Entry, tenant: str) -> Document:
@@ -168,13 +169,15 @@ class Library:
         tokens: Tokens,
         stale: Sequence[Path],
         known: Document | None,
+        *,
+        rebuild: bool,
     ) -> Document:
         """Store the new document, then let go of what it replaces."""
         entry = None
         if self.store:
             target = self.store.folder(document.tenant, document.id, fingerprint, tokens.ids)
-            self.store.remove(target)  # there only when it is damaged or rebuilt
-            entry = self.store.save(document, fingerprint, tokens.ids, model=self._reader.decoder.name)
+            model = self._reader.decoder.name
+            entry = self.store.save(document, fingerprint, tokens.ids, model=model, replace=rebuild)
             for folder in set(stale) - {target}:
                 self.store.remove(folder)
         if known:

@@ -247,8 +247,9 @@ class Residency:
         if home.resting is None:
             assert home.reload is not None
             home.resting = home.reload()
-        resting, home.resting = home.resting, None
-        home.document.holder.cache = moved = _moved(resting, self._device)
+        resting = home.resting
+        moved = _moved(resting, self._device)  # when memory runs out here, the document stays where it is
+        home.document.holder.cache, home.resting = moved, None
         self._free(resting, keep=moved)
 
     def _make_room(self, *, keep: Sequence[_Home]) -> None:
@@ -287,9 +288,9 @@ class Residency:
         cache = home.document.holder.cache
         if cache is None:
             return
-        home.document.holder.cache = None
-        home.resting = _moved(cache, torch.device("cpu"))
-        self._free(cache, keep=home.resting)
+        moved = _moved(cache, torch.device("cpu"))
+        home.document.holder.cache, home.resting = None, moved
+        self._free(cache, keep=moved)
         self._counts.evictions += 1
 
     def _to_disk(self, home: _Home) -> None:

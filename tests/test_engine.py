@@ -265,3 +265,11 @@ def test_without_the_prior_a_passage_scores_its_raw_attention(tiny_acre: ACRE) -
     expected = (sums - sums.mean()) / sums.std()
     np.testing.assert_allclose([score for _, score in chosen], expected, rtol=1e-4, atol=1e-5)
     assert [score for _, score in with_prior] != [score for _, score in chosen]
+
+
+def test_a_penalty_of_the_models_own_file_does_not_reach_answers(acre: ACRE, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would fall on what stands in the prompt as ids, and spare the same words in a cache."""
+    expected = acre.ask("Where is the drum?", settings=SHORT).text
+    for name, value in (("repetition_penalty", 5.0), ("no_repeat_ngram_size", 1)):
+        monkeypatch.setattr(acre.decoder.model.generation_config, name, value)
+    assert acre.ask("Where is the drum?", settings=SHORT).text == expected

@@ -8,7 +8,8 @@ import torch
 from conftest import tiny_decoder
 from test_engine import SHORT, TEXT
 
-from acre_rag import ACRE, ACREConfig
+from acre_rag import ACRE, ACREConfig, residency
+from acre_rag.cache import BiLayerCache
 from acre_rag.errors import CapacityError, DocumentError
 from acre_rag.residency import Residency
 
@@ -135,3 +136,23 @@ def test_freed_tensors_are_poisoned_in_a_test_build() -> None:
     cache = acre.add(TEXT, id="rooms").cache
     acre.remove("rooms")
     assert cache.l1.keys.isnan().all() and cache.l2.parts["blocks"].tensor.isnan().all()
+
+
+@pytest.mark.parametrize("way", ["to the device", "to the host"])
+def test_a_move_that_runs_out_of_memory_loses_nothing(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compact, _ = sizes()
+    acre = engine(device_bytes=int(1.5 * compact))
+    for name in ("one", "two"):
+        acre.add(texts()[name], id=name)
+    expected = {name: acre.ask("Where is the lamp?", name, settings=SHORT).text for name in ("one", "two")}
+    real, failing = residency._moved, [torch.device("cpu")] if way == "to the host" else []
+
+    def refused_once(cache: BiLayerCache, device: torch.device) -> BiLayerCache:
+        if failing != ["done"] and (way == "to the device" or cache is acre.get("two").holder.cache):
+            failing[:] = ["done"]
+            raise torch.OutOfMemoryError("no room to move")
+        return real(cache, device)
+
+    monkeypatch.setattr(residency, "_moved", refused_once)
+    answers = {name: acre.ask("Where is the lamp?", name, settings=SHORT).text for name in ("one", "two")}
+    assert failing == ["done"] and answers == expected

@@ -324,3 +324,39 @@ def test_many_open_a_new_store_at_once(tmp_path: Path) -> None:
         with ThreadPoolExecutor(8) as pool:
             found = [pool.submit(opened) for _ in range(8)]
         assert [each.result() for each in found] == [0] * 8
+
+
+def test_a_rebuild_that_cannot_be_saved_leaves_the_old_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    acre = engine(tmp_path)
+    acre.add(TEXT, id="rooms")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for failing in ("write", "rename"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"acre_rag.store.files.{failing}", full)
+            with pytest.raises(StoreError, match="disk is full"):
+                acre.add(TEXT, id="rooms", rebuild=True)
+        assert [entry.id for entry in Store(tmp_path).entries()] == ["rooms"]
+        Store(tmp_path).find("rooms")[0].verify()
+    acre.add(TEXT, id="rooms", rebuild=True)
+    assert [entry.id for entry in Store(tmp_path).entries()] == ["rooms"] and not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_short_document_of_few_bits_is_asked_after_a_restart(tmp_path: Path) -> None:
+    config = replace(CONFIG, l2_bits=8)
+    engine(tmp_path, config=config).add("Hi Bob", id="note")
+    assert engine(tmp_path, config=config).ask("Who?", "note", settings=SHORT).usage.refilled_tokens == 0
+
+
+def test_what_cannot_be_read_now_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine(tmp_path).add(TEXT, id="rooms")
+
+    def refuse(path: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        assert Store(tmp_path).gc() == (0, 0)
+    assert [entry.id for entry in Store(tmp_path).entries()] == ["rooms"]

@@ -7,11 +7,14 @@ from torch.nn import functional
 
 from acre_rag.errors import DocumentError
 from acre_rag.prompts import SHORT_ANSWER, render
+from acre_rag.proxies.learned import L1Parameters
 from acre_rag.training.data.example import TrainingExample
 from acre_rag.training.layout import reading
 from acre_rag.training.lesson import Draw, Lesson, Teacher
 from acre_rag.training.losses import stage1_targets, token_losses
+from acre_rag.training.reader import NestedReader
 from acre_rag.training.settings import TrainingSettings
+from acre_rag.training.trainer import lesson_losses
 
 TEXT = "".join(f"The ship number {i} sails on day {i * 7}. " for i in range(30))
 ANSWER = "day 84"
@@ -110,5 +113,23 @@ def test_what_teaches_nothing_is_refused() -> None:
         lesson(TrainingExample(TEXT, None, None, (), "plain"))
     with pytest.raises(DocumentError, match="no more than one stride"):
         lesson(TrainingExample("Short.", None, None, (), "short"), stage="stage1")
-    with pytest.raises(DocumentError, match="spread over more than 100"):
-        lesson(TrainingExample(TEXT, "Q?", "A", ((0, 3), (900, 903)), "far"), n_tokens=100)
+
+
+def test_gold_spread_wider_than_the_step_lengthens_its_document() -> None:
+    made = lesson(TrainingExample(TEXT, "Q?", "A", ((0, 3), (900, 908)), "far"), n_tokens=100)
+    assert made.layout.n_tokens > 100 and made.gold[0] == 0 and made.gold[-1] == made.layout.n_blocks - 1
+
+
+def test_checkpointing_and_the_retrieval_loss_go_together() -> None:
+    decoder, made = tiny_decoder(), lesson(n_tokens=200)
+    settings = TrainingSettings(stage="stage2", context=(200,), stride=64, intervals=(8,), retrieval_weight=0.5)
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        reader = NestedReader(decoder, L1Parameters(decoder, rank=2), checkpointing=checkpointing)
+        losses = lesson_losses(reader, made, settings)
+        losses.sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in reader.l1.parameters() if p.grad is not None]))
+    NestedReader(decoder, L1Parameters(decoder, rank=2))  # off again: the model is shared with other tests
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(gradients[1], gradients[0])

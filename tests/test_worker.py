@@ -13,7 +13,7 @@ from test_engine import SHORT, TEXT
 
 from acre_rag import ACRE, ACREConfig, Answer, GenerationSettings
 from acre_rag.decoder import Decoder
-from acre_rag.errors import BusyError, CapacityError, ConfigError, DeadlineError
+from acre_rag.errors import BusyError, CapacityError, ConfigError, CorruptCacheError, DeadlineError
 from acre_rag.pressure import halvings, out_of_memory
 from acre_rag.worker import Ticket, Worker
 
@@ -388,3 +388,33 @@ def test_documents_that_do_not_fit_together_are_chosen_by_a_first_pass(acre: ACR
     assert answer.usage.cached_tokens < acre.window
     prepared = acre.prepare("Where is the drum?")
     assert {document.id for document in prepared.documents} == named
+
+
+def test_one_callers_mistake_is_not_anothers(acre: ACRE) -> None:
+    from acre_rag.desk import Asked
+
+    free = busy(acre)
+    asked = [Asked("Where is the drum?"), Asked("Kite?", documents=[3])]  # type: ignore[list-item]
+    good, bad = (acre._submit_asked([each], SHORT, None)[0] for each in asked)
+    free.set()
+    assert good.result().sources
+    with pytest.raises(AttributeError):
+        bad.result()
+
+
+def test_one_callers_damaged_document_is_not_anothers(acre: ACRE, tmp_path: Path) -> None:
+    from acre_rag.desk import Asked
+
+    for name in ("mine", "theirs"):
+        ACRE(acre.decoder, config=CONFIG, store=tmp_path).add(TEXT.replace("room", name), id=name)
+    again = ACRE(acre.decoder, config=CONFIG, store=tmp_path)
+    assert sorted(again.documents) == ["mine", "theirs"]
+    damaged = again._library.store.find("theirs")[0].folder / "compact.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"oops")
+    free = busy(again)
+    asked = [Asked("Where is the drum?", documents=[name]) for name in ("mine", "theirs")]
+    good, bad = (again._submit_asked([each], SHORT, None)[0] for each in asked)
+    free.set()
+    assert good.result().sources
+    with pytest.raises(CorruptCacheError, match="theirs"):
+        bad.result()

@@ -112,7 +112,8 @@ class Entry:
     def _l2(self) -> L2:
         dtype = getattr(torch, str(self.manifest.fingerprint["dtype"]))
         bits = int(self.manifest.fingerprint["l2_bits"])
-        return L2(self._shards().rows(), codec_of(bits), dtype)
+        plain = "blocks" in self.manifest.parts  # a document shorter than one block has nothing to quantise
+        return L2(self._shards().rows(), codec_of(16 if plain else bits), dtype)
 
     def _shards(self) -> MappedShards:
         return MappedShards(self.folder, self.manifest, lambda reason: self._damaged(reason))

@@ -39,11 +39,11 @@ class Folders:
             yield
 
     @contextmanager
-    def making(self, target: Path) -> Iterator[Path]:
+    def making(self, target: Path, *, replace: bool = False) -> Iterator[Path]:
         """A folder to fill; at the end of the block it is at `target`.
 
-        Whatever goes wrong inside, nothing is at `target`. What is there already stays: names are digests of contents,
-        so it is the same, made by another process.
+        Whatever goes wrong inside, `target` is as it was. What is there already stays: names are digests of contents,
+        so it is the same, made by another process. With `replace` it makes room, once the new folder is whole.
         """
         made = self.root / _TMP / uuid4().hex
         guard = FileLock(f"{made}.{_LOCK}", mode=0o600)
@@ -55,13 +55,28 @@ class Folders:
             sync_dir(made)
             with self.locked():
                 make_dir(target.parent)
-                if not os.path.lexists(target):
-                    rename(made, target)
-                    sync_dir(target.parent)
+                self._put(made, target, replace=replace)
         finally:
             shutil.rmtree(made, ignore_errors=True)
             guard.release()
             Path(f"{made}.{_LOCK}").unlink(missing_ok=True)
+
+    def _put(self, made: Path, target: Path, *, replace: bool) -> None:
+        grave = self.root / _TMP / uuid4().hex
+        old = os.path.lexists(target)
+        if old and not replace:
+            return
+        if old:
+            rename(target, grave)
+        try:
+            rename(made, target)
+        except OSError:
+            if old:
+                rename(grave, target)
+            raise
+        sync_dir(target.parent)
+        if old:
+            _remove(grave)
 
     def delete(self, target: Path) -> None:
         """Make a folder disappear: at once for everyone, then byte by byte."""

@@ -52,7 +52,15 @@ class Store:
                     _mark(self.root)
             self._folders.clean()
 
-    def save(self, document: Document, fingerprint: Fingerprint, token_ids: Tensor, *, model: str = "") -> Entry:
+    def save(
+        self,
+        document: Document,
+        fingerprint: Fingerprint,
+        token_ids: Tensor,
+        *,
+        model: str = "",
+        replace: bool = False,
+    ) -> Entry:
         """Write a document that has just been read: whole, or not at all.
 
         Args:
@@ -60,12 +68,14 @@ class Store:
             fingerprint: what its cache depends on.
             token_ids: `[N]`, part of its folder's name.
             model: the model's name, for people.
+            replace: put it in the place of the same document, which stays until this one is whole; otherwise what
+                another process stored meanwhile is kept.
 
         Raises:
             StoreError: the disk is full or cannot be written; what was there is untouched.
         """
         target = self.folder(document.tenant, document.id, fingerprint, token_ids)
-        with self._clear_errors(f"save {document.id!r} to"), self._folders.making(target) as folder:
+        with self._clear_errors(f"save {document.id!r} to"), self._folders.making(target, replace=replace) as folder:
             writer = ShardWriter(document.cache.l2, document.n_blocks)
             files = {}
             text = document.text.encode("utf-8", "surrogatepass")
@@ -143,8 +153,11 @@ class Store:
                 for path in _subfolders(folder):
                     try:
                         entry_in(path)
-                    except CorruptCacheError:
-                        broken.append(path)
+                    except CorruptCacheError as error:
+                        if not _may_pass(error):
+                            broken.append(path)
+                    except StoreError:
+                        continue  # removed by another process in between
             for path in broken:
                 self._folders.delete(path)
         return remains, len(broken)
@@ -197,6 +210,11 @@ class Store:
             raise StoreError(
                 f"Cannot {doing} the store {self.root}: {error.strerror or error}. Nothing that was there is lost."
             ) from error
+
+
+def _may_pass(error: CorruptCacheError) -> bool:
+    """Whether the disk refused to be read, which says nothing of what stands on it."""
+    return isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
 
 
 def _mark(root: Path) -> None:

@@ -113,12 +113,11 @@ class RetrievalWatch:
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor) -> None:
         """`[M]`: attention of one layer, mean over heads and question tokens; sums to one."""
-        if layer in self.masses:
-            return  # gradient checkpointing computes a layer twice
         q = self._unrotated(queries[0], self._question).float()  # [H, T, D]
         k = self._unrotated(keys[0], self._l1).float()  # [Hkv, M, D]
         logits = q @ k.repeat_interleave(len(q) // len(k), dim=0).transpose(1, 2) * self._decoder.scaling
-        self.masses[layer] = logits.softmax(dim=-1).mean(dim=(0, 1))
+        mass = logits.softmax(dim=-1).mean(dim=(0, 1))
+        self.masses.setdefault(layer, mass)  # checkpointing computes a layer twice, and must save the same twice
 
     def loss(self, gold: Sequence[int]) -> Tensor:
         """`-log` of the attention on the gold blocks, summed over layers as selection sums them; in nats."""

@@ -15,7 +15,7 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 
 from acre_rag.decoder import Decoder
 from acre_rag.models import load_decoder
-from acre_rag.proxies.adapter import load_learned, save_adapter
+from acre_rag.proxies.adapter import SHIPPED, load_learned, save_adapter, shipped_adapter
 from acre_rag.proxies.learned import L1Parameters
 from acre_rag.training.reader import NestedReader
 from acre_rag.training.settings import TrainingSettings
@@ -89,6 +89,8 @@ def run_training(
         accelerator=accelerator,
         out=out,
         data_digest=facts["digest"],
+        base_digest=base["digest"],
+        start_digest=_start_digest(start, decoder),
         on_step=report,
     )
     progress = trainer.train()
@@ -125,6 +127,14 @@ def _save(reader: NestedReader | PlainReader, path: Path, settings: TrainingSett
     save_adapter(reader.l1, path, decoder=reader.decoder, intervals=intervals, facts=record)
 
 
+def _start_digest(start: Path | None, decoder: Decoder) -> str:
+    """Identifies the adapter that training begins with, a file or a checkpoint's folder; "" for none."""
+    if start is None:
+        return ""
+    path = shipped_adapter(decoder) if str(start) == SHIPPED else start
+    return digest_of(sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path])
+
+
 def untrained(decoder: Decoder, settings: TrainingSettings) -> L1Parameters:
     """L1 parameters that change nothing yet, and an L1 token that reads like `settings.start_text`."""
     torch.manual_seed(settings.seed)
@@ -144,7 +154,8 @@ def _examples(data: Path, settings: TrainingSettings) -> tuple[Examples, dict[st
             "kind": "shards",
             "digest": hashlib.sha256(manifest.read_bytes()).hexdigest(),
         }
-    trained, held_out = split_texts(data, held_out=settings.held_out)
+    least = 0 if settings.first_stride else settings.stride * _CHARS_PER_TOKEN
+    trained, held_out = split_texts(data, held_out=settings.held_out, least_chars=least)
     longest = max(settings.context) * _CHARS_PER_TOKEN
     facts = {"kind": "texts", "digest": digest_of(trained), "files": len(trained), "held_out": _names(held_out)}
     return Excerpts(trained, n_chars=longest, seed=settings.seed), facts

@@ -41,17 +41,24 @@ class Excerpts:
         return TrainingExample(text[start : start + self._n_chars], None, None, (), f"{path.name}:{start}")
 
 
-def split_texts(folder: Path, *, held_out: int) -> tuple[list[Path], list[Path]]:
+def split_texts(folder: Path, *, held_out: int, least_chars: int = 0) -> tuple[list[Path], list[Path]]:
     """The `.txt` and `.txt.gz` files to train on, and those to measure on, chosen by their names' digests.
+
+    Args:
+        folder: the texts.
+        held_out: files to measure on.
+        least_chars: shorter texts are left out: hours later, one would end a run that has nothing to learn from it.
 
     Raises:
         DocumentError: too few files.
     """
     files = [path for path in folder.glob("*") if path.name.endswith(_SUFFIXES)] if folder.is_dir() else []
+    files = [path for path in files if _holds(path, least_chars)]
     files.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
     if len(files) <= held_out:
         raise DocumentError(
-            f"{folder} has {len(files)} files of plain text (.txt, .txt.gz), and {held_out} are held out. "
+            f"{folder} has {len(files)} files of plain text (.txt, .txt.gz) of {least_chars:,} characters or more, "
+            f"and {held_out} are held out. "
             "Give a folder with more, or hold out fewer."
         )
     return files[held_out:], files[:held_out]
@@ -68,9 +75,18 @@ def digest_of(files: list[Path]) -> str:
 
 @lru_cache(maxsize=8)
 def _text(path: Path) -> str:
+    return _beginning(path, -1)
+
+
+def _holds(path: Path, n_chars: int) -> bool:
+    return not n_chars or len(_beginning(path, n_chars)) >= n_chars
+
+
+def _beginning(path: Path, n_chars: int) -> str:
+    """So many characters; all for -1."""
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8") as file:
-            return str(file.read())
+            return str(file.read(n_chars))
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise DocumentError(f"{path} cannot be read as text ({error}).") from error

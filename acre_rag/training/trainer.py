@@ -48,6 +48,8 @@ class Trainer:
         accelerator: processes and devices; one process by default.
         out: folder of the checkpoint; `None` keeps none.
         data_digest: identifies the examples: a checkpoint goes on only with the same.
+        base_digest: identifies the frozen weights, where the reader has changed them; by default the decoder's.
+        start_digest: identifies the adapter that training began with.
         on_step: called on the main process with each step's record.
 
     Raises:
@@ -63,6 +65,8 @@ class Trainer:
         accelerator: Accelerator | None = None,
         out: Path | None = None,
         data_digest: str = "",
+        base_digest: str = "",
+        start_digest: str = "",
         on_step: Callable[[Record], None] = lambda record: None,
     ) -> None:
         self._accelerator = accelerator or Accelerator(cpu=reader.decoder.device.type == "cpu")
@@ -72,7 +76,7 @@ class Trainer:
         self._teacher = Teacher(reader.decoder, settings)
         self._checkpoint = out / CHECKPOINT if out else None
         self._run = {k: v for k, v in settings.to_dict().items() if k != "save_every"}
-        self._run |= {"data": data_digest, "base": reader.decoder.architecture}
+        self._run |= {"data": data_digest, "base": base_digest or reader.decoder.digest, "start": start_digest}
         self._optimizer = torch.optim.AdamW(_groups(reader, settings), lr=settings.learning_rate, betas=(0.9, 0.95))
         self._schedule: Any = get_scheduler(
             "cosine" if settings.schedule == "cosine" else "constant_with_warmup",
