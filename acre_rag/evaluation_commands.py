@@ -73,7 +73,7 @@ class RunOptions:
         """RULER-style items, the limit spread over the lengths."""
         from acre_rag.evaluation.ruler import generate
 
-        count = max(1, (self.limit or 25) // len(lengths))
+        count = max(1, (25 if self.limit is None else self.limit) // len(lengths))
         return [
             item
             for tokens in lengths

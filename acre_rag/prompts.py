@@ -83,7 +83,9 @@ def render(template: PromptTemplate, tokenizer: Any) -> RenderedPrompt:
         messages = [{"role": "user", "content": user}]
         if template.system is not None:
             messages.insert(0, {"role": "system", "content": template.system})
-        text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        # Templates that know thinking (Qwen3's) would spend an answer's tokens on it; others ignore the word.
+        options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        text = str(tokenizer.apply_chat_template(messages, **options))
     else:
         system = f"{template.system}\n\n" if template.system else ""
         text = f"{tokenizer.bos_token or ''}{system}{user}\nAnswer:"

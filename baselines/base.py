@@ -60,6 +60,7 @@ class Setting:
             the machine, else the small MiniLM of the `baselines` extra.
         adapter: learned L1, for the systems that need one.
         heads: retrieval heads file for ACRE; `None` takes the shipped ones.
+        reserve_tokens: least places of the window that systems which cut documents leave for question and answer.
     """
 
     decoder: Decoder
@@ -69,6 +70,7 @@ class Setting:
     embedder: str | None = None
     adapter: str | None = None
     heads: str | None = None
+    reserve_tokens: int = 0
 
     def __post_init__(self) -> None:
         """A window must hold something, and no more than the model was made for.
@@ -160,12 +162,10 @@ class Baseline(ABC, Generic[S]):
         name = id if id is not None else text_digest(text)[:12]
         if not text.strip():
             raise DocumentError(f"The document {name!r} is empty.")
-        if (known := self._held.get(name)) is not None:
-            if known.text != text:
-                raise DocumentError(f"A document named {name!r} with another text is there; remove it first.")
-            return known
 
         def work(tickets: Sequence[Ticket]) -> list[Held[S]]:
+            if known := self._known(name, text):  # added by another caller while this one waited
+                return [known]
             start = perf_counter()
 
             def report(done: int, total: int) -> None:
@@ -174,11 +174,17 @@ class Baseline(ABC, Generic[S]):
                     progress(done, total)
 
             state = self.read(text, report)
-            return [Held(name, text, state, perf_counter() - start)]
+            self._held[name] = Held(name, text, state, perf_counter() - start)
+            return [self._held[name]]
 
-        held: Held[S] = self._submit(Ticket(work)).result()
-        self._held[name] = held
+        held: Held[S] = self._known(name, text) or self._submit(Ticket(work)).result()
         return held
+
+    def _known(self, name: str, text: str) -> Held[S] | None:
+        known = self._held.get(name)
+        if known is not None and known.text != text:
+            raise DocumentError(f"A document named {name!r} with another text is there; remove it first.")
+        return known
 
     def ask(
         self,

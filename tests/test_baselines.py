@@ -138,3 +138,24 @@ def test_a_stream_knows_its_sources(tiny: Decoder, system: str) -> None:
     sources = stream.sources
     *_, answer = stream
     assert sources == answer.sources and bool(sources) == (system == "bm25")
+
+
+def test_two_callers_cannot_give_one_name_two_texts() -> None:
+    system = make_system("bm25", Setting(decoder=tiny_decoder(), window=512))
+    ready, said = threading.Barrier(2), []
+
+    def add(text: str) -> None:
+        ready.wait()
+        try:
+            said.append(system.add(text, "contract").text)
+        except DocumentError as error:
+            said.append(error)
+
+    for number in range(10):
+        threads = [threading.Thread(target=add, args=(f"The {word} pays {number}.",)) for word in ("buyer", "seller")]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        kept = [each for each in said if isinstance(each, str)]
+        assert len(said) == 2 and len(kept) == 1 and system.documents["contract"].text == kept[0]
+        system.remove("contract")
+        said.clear()

@@ -122,6 +122,11 @@ def test_ruler_scores() -> None:
         ("None of these", 3),
         ("He left the town. He stayed in the town and married.", None),  # two of them
         ("no idea", None),
+        ("A, B", None),  # several letters name none
+        ("(A), (C)", None),
+        ("B or C", None),
+        ("The answer is B because he stayed", 1),
+        ("B. A man who stayed", 1),  # the article after a letter is no letter
         ("", None),
         ("E", None),
     ],

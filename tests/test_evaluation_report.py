@@ -307,3 +307,9 @@ def test_lengths_are_drawn_only_where_they_differ() -> None:
     longer = [replace(each, document_tokens=9000) if each.item == "1" else each for each in BY_HAND]
     axis = plots.score_by_length(found(longer)).axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["512-1,024\nn=3", "8,192-16,384\nn=2"]
+
+
+def test_one_name_for_two_adapters_is_refused(real: list[Row]) -> None:
+    other = [replace(row, run=replace(row.run, adapter="another")) for row in real]
+    with pytest.raises(ConfigError, match="more than one adapter.*acre ablate"):
+        compare([*real, *other])

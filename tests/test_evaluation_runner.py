@@ -323,3 +323,34 @@ def test_a_stopped_process_leaves_whole_rows_and_the_next_goes_on(
     whole = answers(read_rows([out]))
     assert len(whole) == n_lines(out) == N_ROWS
     assert first.items() <= second.items() <= whole.items()
+
+
+def test_no_questions_are_not_all_questions(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="limit"):
+        run(tmp_path, items(), limit=0)
+
+
+def test_room_for_the_longest_question_and_answer_is_reserved(tmp_path: Path) -> None:
+    """A task of long answers leaves a quarter of a small window too little."""
+    long = items("own_long:houses", lines=60)
+    rows = run(tmp_path, long, forms=[Form(name="full")], window=1024)
+    assert {row.error is None for row in rows} == {True}
+    assert rows[0].document_tokens > 1024 - rows[0].run.max_new_tokens
+
+
+def test_rows_that_are_asked_again_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = run(tmp_path, items(), forms=[Form(name="acre")])
+    [path] = tmp_path.rglob("*.jsonl")
+    spoilt = replace(rows[-1], error={"kind": "RuntimeError", "message": "oh"})
+    path.write_bytes(b"".join(row.to_line() for row in (*rows[:-1], spoilt)))
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            run(tmp_path, items(), forms=[Form(name="acre")], retry=True)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+    assert all(row.error is None for row in run(tmp_path, items(), forms=[Form(name="acre")], retry=True))

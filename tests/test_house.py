@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"errors", "config", "blocks"},
+    {"errors", "config", "blocks", "replace"},
     {"rope", "gguf", "support", "transfer", "l2", "answer", "prompts", "extract", "worker", "pressure"},
     {"cache", "streams"},
     {"decoder"},

@@ -73,7 +73,12 @@ class Board:
             EvaluationError: no such data set.
         """
         task = task_of(dataset)
-        chosen = sample(items, limit=options.limit or len(items), seed=options.seed, documents=options.documents)
+        chosen = sample(
+            items,
+            limit=len(items) if options.limit is None else options.limit,
+            seed=options.seed,
+            documents=options.documents,
+        )
         setting = Setting(
             decoder=decoder,
             template=task.template,
@@ -82,9 +87,17 @@ class Board:
             embedder=options.embedder,
             adapter=str(options.adapter) if options.adapter else None,
             heads=str(options.heads) if options.heads else None,
+            reserve_tokens=_most_asked(task, chosen, decoder),
         )
         contents = {item.id: digest_of(item.document, item.question, *item.answers) for item in chosen}
-        return cls(task=task, items=chosen, setting=setting, options=options, where=circumstances(), contents=contents)
+        return cls(
+            task=task,
+            items=chosen,
+            setting=setting,
+            options=options,
+            where=circumstances(decoder.device),
+            contents=contents,
+        )
 
     def run_of(self, form: Form) -> Run:
         """What the rows of a system share."""
@@ -120,6 +133,13 @@ class Board:
     def now(self) -> dict[str, Any]:
         """Where, with what and when: `Row.where`."""
         return {**self.where, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _most_asked(task: Task, items: Sequence[EvalItem], decoder: Decoder) -> int:
+    """Tokens of the longest question with its answer: the same room for every system that cuts documents."""
+    prompt = render(task.template, decoder.tokenizer)
+    asked = [decoder.tokenizer(prompt.ask(item.question)[0], add_special_tokens=False)["input_ids"] for item in items]
+    return max(map(len, asked), default=0) + task.max_new_tokens
 
 
 def _file_digest(path: Path | None) -> str:

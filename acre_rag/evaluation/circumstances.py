@@ -6,15 +6,23 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # heavy: imported when it is needed
+    import torch
 
 _PACKAGE = Path(__file__).parent.parent
 
 
-def circumstances() -> dict[str, Any]:
-    """Versions, commit (`None` where the package is not part of a git checkout), machine."""
+def circumstances(device: "torch.device | None" = None) -> dict[str, Any]:
+    """Versions, commit (`None` where the package is not part of a git checkout), machine.
+
+    Args:
+        device: where the model computes; by default the first CUDA device, if there is one.
+    """
     import torch
 
+    used = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "versions": {
             "python": platform.python_version(),
@@ -24,7 +32,7 @@ def circumstances() -> dict[str, Any]:
         },
         "commit": commit(),
         "machine": f"{platform.machine()}, {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "device": torch.cuda.get_device_name(used) if used.type == "cuda" else "",
     }
 
 

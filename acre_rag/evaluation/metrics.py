@@ -106,10 +106,15 @@ def _letter(answer: str, n_options: int) -> int | None:
     labels = LETTERS[:n_options]
     alone = re.match(rf"\s*(?:option\s+)?[(\[*]*([{labels}])(?:[)\].:,*\n]|\s*$)", answer, re.IGNORECASE)
     announced = re.search(
-        rf"(?:answer|option|choice)(?:\s+is)?\s*:?\s*[(\[*]*([{labels}])(?:[)\].:,*\n]|\s*$)", answer, re.IGNORECASE
+        rf"(?:answer|option|choice)(?:\s+is)?\s*:?\s*[(\[*]*([{labels}])(?:[)\].:,*\n]|\s*$|\s+(?:because|as|since)\b)",
+        answer,
+        re.IGNORECASE,
     )
     found = alone or announced
-    return labels.index(found[1].upper()) if found else None
+    another = rf"[\W_]*(?:(?:and|or)\s+)?[(\[*]*[{labels}](?:[)\].:,*;]|\s*$|\s+(?:and|or)\b)"
+    if not found or re.match(another, answer[found.end() :]):
+        return None  # several letters name no option
+    return labels.index(found[1].upper())
 
 
 def _f1(answer: str, reference: str) -> float:

@@ -127,6 +127,7 @@ def compare(rows: Iterable[Row], *, baseline: str = "acre") -> list[Comparison]:
 
 
 def _compared(rows: Sequence[Row], baseline: str) -> Comparison:
+    _check_made_alike(rows)
     asked, remarks = _one_each([row for row in rows if not row.refused])
     refused = [row for row in rows if row.refused]
     datasets = {row.run.dataset: row.run.metric for row in rows}
@@ -207,6 +208,24 @@ def _cost(rows: Sequence[Row]) -> Cost:
 def _mean(values: Iterable[float]) -> float | None:
     found = list(values)
     return fmean(found) if found else None
+
+
+def _check_made_alike(rows: Sequence[Row]) -> None:
+    """One name stands for one system.
+
+    Raises:
+        ConfigError: it was made from another adapter, heads file or embedding model in some of the rows.
+    """
+    first: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        run, other = row.run, first.setdefault((row.run.dataset, row.run.system), row).run
+        parts = {"adapter": (run.adapter, other.adapter), "heads": (run.heads, other.heads)}
+        parts["embedder"] = (run.embedder, other.embedder)
+        if differing := [name for name, (one, two) in parts.items() if one != two]:
+            raise ConfigError(
+                f"{run.system} was asked {run.dataset} with more than one {' and '.join(differing)}; their rows would "
+                "be mixed. Compare such folders apart, or use `acre ablate`, which names adapters."
+            )
 
 
 def _one_each(rows: Sequence[Row]) -> tuple[dict[tuple[str, str, str], Row], list[str]]:

@@ -3,6 +3,7 @@
 Layout of a run's folder: `FOLDER/DATASET/SYSTEM.jsonl`, so that systems can be added later or run by several processes.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 from acre_rag.errors import EvaluationError
 from acre_rag.evaluation.rows import Row, Run, digest_of, plain
 from acre_rag.fingerprint import differences
+from acre_rag.replace import replace_file
 
 
 class RowFile:
@@ -39,7 +41,7 @@ class RowFile:
             self.rows = self._kept(retry)
             self._file: BinaryIO = path.open("ab")
         except BaseException:
-            self._lock.release()
+            self._unlock()
             raise
 
     @property
@@ -83,8 +85,12 @@ class RowFile:
     def close(self) -> None:
         """Give the file free."""
         self._file.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        with contextlib.suppress(OSError):  # while it is held: later, it may be another process' own
+            self._lock_path.unlink(missing_ok=True)
         self._lock.release()
-        self._lock_path.unlink(missing_ok=True)
 
     @property
     def _lock_path(self) -> Path:
@@ -101,7 +107,7 @@ class RowFile:
                 raise EvaluationError(_other_options(self.path, differing))
         kept = [row for row in found if not row.refused and not (retry and row.error)]
         if len(kept) < len(found):
-            self.path.write_bytes(b"".join(row.to_line() for row in kept))
+            replace_file(self.path, b"".join(row.to_line() for row in kept))
         return kept
 
 

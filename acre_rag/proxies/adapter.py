@@ -5,13 +5,11 @@ other file is read as a checkpoint in the authors' layout (checkpoint.py).
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
-from uuid import uuid4
 
 from safetensors.torch import save
 from torch import nn
@@ -20,6 +18,7 @@ from acre_rag.decoder import Decoder
 from acre_rag.errors import AdapterError
 from acre_rag.proxies.checkpoint import load_checkpoint, not_finite, open_safetensors, parameters_from
 from acre_rag.proxies.learned import KINDS, L1Parameters, L1Projection
+from acre_rag.replace import replace_file
 
 _FAMILY = "acre-rag-adapter/"
 _FORMAT = f"{_FAMILY}1"
@@ -176,20 +175,6 @@ def adapter_info(path: Path) -> AdapterInfo | None:
         raise AdapterError(
             f"{path} has damaged metadata ({error!r}). Copy it again, or train the adapter anew."
         ) from error
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write beside the old file, then put the new one in its place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _biases(parameters: L1Parameters) -> str:

@@ -15,8 +15,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from acre_rag.errors import AdapterError
-from acre_rag.proxies.adapter import replace_file
 from acre_rag.proxies.checkpoint import open_safetensors
+from acre_rag.replace import replace_file
 
 _FORMAT = "acre-rag-training/1"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

@@ -52,7 +52,7 @@ class KVBaseline(Baseline[Prefilled]):
     Args:
         setting: what is the same for every system.
         reserve_tokens: places of the window that reading leaves for question and answer; by default 512, at most a
-            quarter of the window.
+            quarter of the window, and what the setting reserves at least.
 
     Raises:
         ConfigError: nothing would be left for the document.
@@ -61,7 +61,8 @@ class KVBaseline(Baseline[Prefilled]):
     def __init__(self, setting: Setting, *, reserve_tokens: int | None = None) -> None:
         super().__init__(setting)
         window = setting.most_tokens
-        self.reserve_tokens = min(_RESERVED_TOKENS, window // 4) if reserve_tokens is None else reserve_tokens
+        least = max(min(_RESERVED_TOKENS, window // 4), setting.reserve_tokens)
+        self.reserve_tokens = least if reserve_tokens is None else reserve_tokens
         self.prefix_ids = token_ids(self.decoder, self.prompt.prefix)
         if not 1 <= self.reserve_tokens < window - len(self.prefix_ids):
             raise ConfigError(
