@@ -8,6 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from acre_rag.answer import Source
+from acre_rag.errors import DeadlineError
 from acre_rag.worker import Ticket
 
 T = TypeVar("T")
@@ -65,11 +66,18 @@ class TextStream(Generic[T], Iterator["str | T"], AsyncIterator["str | T"]):
         Raises:
             AcreError: what went wrong in the work.
         """
-        return self._pieces.sources.result()
+        try:
+            return self._pieces.sources.result(self._ticket.remaining_s())
+        except TimeoutError as error:
+            raise self._given_up(error) from None
 
     async def asources(self) -> tuple[Source, ...]:
         """`sources` on an event loop."""
-        return await asyncio.shield(asyncio.wrap_future(self._pieces.sources))
+        try:
+            async with asyncio.timeout(self._ticket.remaining_s()):
+                return await asyncio.shield(asyncio.wrap_future(self._pieces.sources))
+        except TimeoutError as error:
+            raise self._given_up(error) from None
 
     def __iter__(self) -> Iterator[str | T]:
         return self
@@ -83,7 +91,9 @@ class TextStream(Generic[T], Iterator["str | T"], AsyncIterator["str | T"]):
         if self._ended:
             raise StopIteration
         try:
-            piece = self._pieces.queue.get()
+            piece = self._pieces.queue.get(timeout=self._ticket.remaining_s())
+        except Empty as error:
+            raise self._given_up(error) from None
         except KeyboardInterrupt:
             self.close()
             raise
@@ -105,7 +115,10 @@ class TextStream(Generic[T], Iterator["str | T"], AsyncIterator["str | T"]):
                 piece = self._pieces.queue.get_nowait()
                 return piece if piece is not None else self._last()
             try:
-                await arrived.wait()
+                async with asyncio.timeout(self._ticket.remaining_s()):
+                    await arrived.wait()
+            except TimeoutError as error:
+                raise self._given_up(error) from None
             except asyncio.CancelledError:
                 self._ticket.cancel()
                 raise
@@ -134,6 +147,13 @@ class TextStream(Generic[T], Iterator["str | T"], AsyncIterator["str | T"]):
     def __del__(self) -> None:
         """A stream that nobody reads any more stops the model."""
         self._ticket.cancel()
+
+    def _given_up(self, error: Exception) -> Exception:
+        """Of waiting past the deadline; the work's own error, if that is what came."""
+        if isinstance(error, DeadlineError) or self._ticket.remaining_s() != 0:
+            return error
+        self._ended = True
+        return self._ticket.give_up()
 
     def _last(self) -> T:
         self._ended = True

@@ -73,12 +73,11 @@ class Ticket:
             DeadlineError: not done in time.
         """
         try:
-            return self.future.result(self._remaining_s())
+            return self.future.result(self.remaining_s())
         except TimeoutError as error:
             if not self._late() or isinstance(error, DeadlineError):
                 raise  # the work's own
-            self.cancel()
-            raise self._deadline_error() from error
+            raise self.give_up() from error
         except (KeyboardInterrupt, SystemExit):
             self.stop()
             raise
@@ -90,16 +89,20 @@ class Ticket:
             DeadlineError: not done in time.
         """
         try:
-            async with asyncio.timeout(self._remaining_s()):
+            async with asyncio.timeout(self.remaining_s()):
                 return await asyncio.wrap_future(self.future)
         except TimeoutError as error:
             if not self._late() or isinstance(error, DeadlineError):
                 raise  # the work's own
-            self.cancel()
-            raise self._deadline_error() from error
+            raise self.give_up() from error
         except asyncio.CancelledError:
             self.cancel()
             raise
+
+    def give_up(self) -> DeadlineError:
+        """The deadline is past: the work stops, and the caller raises this."""
+        self.cancel()
+        return self._deadline_error()
 
     def finish(self, outcome: Any) -> None:
         """Hand the outcome to the caller; an exception is raised there."""
@@ -113,7 +116,8 @@ class Ticket:
     def _late(self) -> bool:
         return self._deadline is not None and monotonic() > self._deadline
 
-    def _remaining_s(self) -> float | None:
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline; `None` without one."""
         return None if self._deadline is None else max(0.0, self._deadline - monotonic())
 
     def _deadline_error(self) -> DeadlineError:

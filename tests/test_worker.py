@@ -418,3 +418,22 @@ def test_one_callers_damaged_document_is_not_anothers(acre: ACRE, tmp_path: Path
     assert good.result().sources
     with pytest.raises(CorruptCacheError, match="theirs"):
         bad.result()
+
+
+@pytest.mark.parametrize("reading", ["pieces", "sources", "awaited pieces", "awaited sources"])
+def test_a_stream_waits_no_longer_than_its_deadline(acre: ACRE, reading: str) -> None:
+    """Behind a long piece of work of somebody else, before anything of its own has begun."""
+    free = busy(acre)
+    stream = acre.stream("Where is the drum?", settings=SHORT, timeout_s=0.2)
+    waits = {
+        "pieces": lambda: next(stream),
+        "sources": lambda: stream.sources,
+        "awaited pieces": lambda: asyncio.run(anext(stream)),
+        "awaited sources": lambda: asyncio.run(stream.asources()),
+    }
+    start = time.monotonic()
+    with pytest.raises(DeadlineError, match="timeout_s=0.2"):
+        waits[reading]()
+    assert time.monotonic() - start < 10
+    free.set()
+    assert acre.ask("Where is the drum?", settings=SHORT).sources
