@@ -32,12 +32,14 @@ class Usage:
         cached_tokens: cache slots that the answer was decoded on (prefix, L1, refilled, tail).
         refilled_tokens: exact document tokens refilled from L2.
         generated_tokens: tokens of the answer.
+        also_read_tokens: prompts of steps on the way, which the answer itself did not attend to (sub-queries, clues).
     """
 
     prompt_tokens: int
     cached_tokens: int
     refilled_tokens: int
     generated_tokens: int
+    also_read_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ UGLY = {
     "1984 was written by whom?": ["1984 was written by whom?"],
     "3.5 percent of what?": ["3.5 percent of what?"],
     "A cat sat here.": ["A cat sat here."],
+    "J. K. Rowling was born in which town?": ["J. K. Rowling was born in which town?"],
+    "a. Who is Dinah?\nb. Where is she?": ["Who is Dinah?", "Where is she?"],
     "Answer the call of duty": ["Answer the call of duty"],
     "": [],
     "\n \n": [],

@@ -68,7 +68,7 @@ class Row:
         answer: what the system said.
         score: 0 to 100 by `run.metric`; 0 for a failure.
         finished: whether the answer ended by itself, not at the limit of tokens.
-        tokens: "prompt", "cached", "refilled", "generated": fields of `Usage`.
+        tokens: "prompt", "also_read", "cached", "refilled", "generated": fields of `Usage`.
         seconds: "read" (the document, once), "question" (all of this one), "first_token".
         memory: "peak_bytes" and "kind"; see `acre_rag.evaluation.memory`.
         sources: spans "start", "end" with "score", best first; the first few with the beginning of their "text".

@@ -228,6 +228,7 @@ def _what_it_says(answer: Answer) -> dict[str, Any]:
     return {
         "tokens": {
             "prompt": usage.prompt_tokens,
+            "also_read": usage.also_read_tokens,
             "cached": usage.cached_tokens,
             "refilled": usage.refilled_tokens,
             "generated": usage.generated_tokens,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-_BULLET = re.compile(r"^\s*(?:[-*•–—>#]+\s*|\(?(?:\d{1,3}|[a-zA-Z])[.):\]]\s+|\d{1,3}[.):](?!\d))+")
+_BULLET = re.compile(r"^\s*(?:[-*•–—>#]+\s*|\(?(?:\d{1,3}[.):\]]|[a-zA-Z][):\]]|[a-z]\.)\s+|\d{1,3}[.):](?!\d))+")
 _LABEL = re.compile(
     r"^(?:(?:the\s+)?(?:new|re-?written|clearer|simpler|improved|sub-?|search|clue|surrogate|key)?[\s-]*"
     r"(?:question|query|queries|questions|answer|version|rewrite|clue|phrase)\s*\d*)\s*[:\-–]\s*",

@@ -148,7 +148,7 @@ class Retrieval:
         return Answer(
             text=generated.text,
             sources=evidence.sources,
-            usage=replace(said.usage, prompt_tokens=said.usage.prompt_tokens + also_read_tokens),
+            usage=replace(said.usage, also_read_tokens=also_read_tokens),
             timings=timings(documents, select_s, generated.first_token_s, generated.total_s),
             finished=generated.finished,
             notes=(*evidence.notes, *cut),

@@ -100,13 +100,13 @@ class RQCheckpoint(RetrievalBaseline):
         paths, trace = self._grown(question, documents, call)
         ending = replace(call.settings, stop=(*call.settings.stop, END))
         ends: list[Sure] = []
-        n_read = 0
+        lengths: list[int] = []
         for path in paths:
             call.check()
             ids = token_ids(self.decoder, path.text + ANSWER)
             room_for_text(prompt_tokens=len(ids), settings=ending, window=self.setting.most_tokens)
             ends.append(answer_surely(self.decoder, ids, ending, stopped=call.stopped))
-            n_read += len(ids)
+            lengths.append(len(ids))
             trace.append(Step("answer", f"{ends[-1].generated.text} (confidence {ends[-1].confidence:.2f})"))
         best = self.choose(ends)
         generated, path = ends[best].generated, paths[best]
@@ -115,7 +115,7 @@ class RQCheckpoint(RetrievalBaseline):
         return Answer(
             text=generated.text,
             sources=_best_first(path.sources),
-            usage=Usage(n_read, 0, 0, generated.n_tokens),
+            usage=Usage(lengths[best], 0, 0, generated.n_tokens, sum(lengths) - lengths[best]),
             timings=timings(
                 documents, perf_counter() - start - generated.total_s, generated.total_s, generated.total_s
             ),

@@ -82,25 +82,24 @@ class RQRAG(RetrievalBaseline):
     ) -> Answer:
         """One answer per action, all decoded before one is chosen: it is handed on in one piece."""
         trace: list[Step] = []
-        branches: list[tuple[Evidence, Sure]] = []
-        n_read = asked.prompt_tokens
+        branches: list[tuple[Evidence, Sure, int]] = []
         for name, each in asked.queries.items():
             evidence = self._evidence(each, question, documents, call)
             sure, n_tokens = self._branch(question, evidence, call)
-            branches.append((evidence, sure))
-            n_read += n_tokens
+            branches.append((evidence, sure, n_tokens))
             trace += [
                 *steps({name: each}),
                 Step(f"{name}: answer", f"{sure.generated.text} (confidence {sure.confidence:.2f})"),
             ]
-        evidence, sure = branches[self.choose([sure for _, sure in branches])]
+        evidence, sure, n_tokens = branches[self.choose([sure for _, sure, _ in branches])]
+        also_read = asked.prompt_tokens + sum(n for _, _, n in branches) - n_tokens
         if call.on_text:
             call.on_text(sure.generated.text)
         last_s = sure.generated.total_s  # the whole answer comes at once, when every branch is done
         return Answer(
             text=sure.generated.text,
             sources=evidence.sources,
-            usage=Usage(n_read, 0, 0, sure.generated.n_tokens),
+            usage=Usage(n_tokens, 0, 0, sure.generated.n_tokens, also_read),
             timings=timings(documents, perf_counter() - start - last_s, last_s, last_s),
             finished=sure.generated.finished,
             notes=evidence.notes,

@@ -28,7 +28,7 @@ def answer_message(answer: Answer, call: Call, model_name: str) -> AIMessage:
 
 def usage_of(usage: Usage) -> UsageMetadata:
     """Tokens as LangChain counts them: what was read for this call, and what came from a document's cache."""
-    read = usage.prompt_tokens + usage.cached_tokens
+    read = usage.prompt_tokens + usage.cached_tokens + usage.also_read_tokens
     counted = UsageMetadata(
         input_tokens=read, output_tokens=usage.generated_tokens, total_tokens=read + usage.generated_tokens
     )

@@ -12,7 +12,7 @@ from acre_rag.integrations.llama_index.shelf import Held
 
 def token_counts(usage: Usage) -> dict[str, int]:
     """Tokens as OpenAI counts them: those that a cache already held are part of the prompt."""
-    prompt = usage.prompt_tokens + usage.cached_tokens
+    prompt = usage.prompt_tokens + usage.cached_tokens + usage.also_read_tokens
     return {
         "prompt_tokens": prompt,
         "completion_tokens": usage.generated_tokens,
