@@ -11,7 +11,6 @@ import argparse
 import statistics
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from acre_rag.training.lesson import Draw, Lesson, Teacher
 from acre_rag.training.settings import TrainingSettings
 from acre_rag.training.texts import Excerpts, digest_of, split_texts
 from benchmarks.record import write
+from benchmarks.stage1_loss import parser_of
 
 
 def main() -> None:
@@ -90,19 +90,9 @@ def _summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of texts that training was given")
+    parser = parser_of(__doc__)
     parser.add_argument("--adapter", nargs="*", default=["trained=shipped"], metavar="NAME=FILE")
-    parser.add_argument("--name", default="smollm2")
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--documents", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--stride", type=int, default=512)
     parser.add_argument("--interval", type=int, default=16)
-    parser.add_argument("--held-out", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 
 

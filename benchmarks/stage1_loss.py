@@ -86,10 +86,10 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """What every measurement on held-out books asks for."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder of texts that training was given")
-    parser.add_argument("--adapter", type=Path)
     parser.add_argument("--name", default="smollm2")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--device", default="auto")
@@ -97,9 +97,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--documents", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--stride", type=int, default=512)
-    parser.add_argument("--interval", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--held-out", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
+    return parser
+
+
+def _arguments() -> argparse.Namespace:
+    parser = parser_of(__doc__)
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--interval", type=int, nargs="+", default=[8, 16, 32, 64])
     return parser.parse_args()
 
 
