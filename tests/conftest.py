@@ -1,5 +1,6 @@
 """Shared fixtures: tiny random models of every supported family (exactness), the built-in model (sense)."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import resources
@@ -22,6 +23,11 @@ from acre_rag import ACRE, ACREConfig
 from acre_rag.cache import BiLayerCache
 from acre_rag.decoder import Decoder
 from acre_rag.models import load_decoder
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    share = max(1, (os.cpu_count() or 1) // workers)
+    torch.set_num_threads(share)
+    os.environ["OMP_NUM_THREADS"] = str(share)  # of processes and kernels that tests start
 
 TINY = {
     "hidden_size": 32,
