@@ -88,7 +88,8 @@ def render(template: PromptTemplate, tokenizer: Any) -> RenderedPrompt:
         text = str(tokenizer.apply_chat_template(messages, **options))
     else:
         system = f"{template.system}\n\n" if template.system else ""
-        text = f"{tokenizer.bos_token or ''}{system}{user}\nAnswer:"
+        cue = "" if user.endswith("Answer:") else "\nAnswer:"  # published prompts bring their own
+        text = f"{tokenizer.bos_token or ''}{system}{user}{cue}"
     prefix, rest = _cut(text, _DOCUMENT)
     before, after = _cut(rest, _QUESTION)
     return RenderedPrompt(prefix, before, after)

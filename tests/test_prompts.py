@@ -1,0 +1,50 @@
+"""Templates in a model's own format, and in plain text where it has none."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from acre_rag.errors import ConfigError
+from acre_rag.evaluation import published
+from acre_rag.prompts import ANSWER, PromptTemplate, render
+
+PUBLISHED = {name: value for name, value in vars(published).items() if isinstance(value, PromptTemplate)}
+
+
+@dataclass
+class Words:
+    """A tokenizer as `render` sees it."""
+
+    chat_template: str | None = None
+    bos_token: str | None = "<s>"
+    form: str = "[{}]"
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
+        return "".join(self.form.format(each["content"]) for each in messages)
+
+
+def test_a_model_without_a_chat_format_gets_plain_text_and_a_cue() -> None:
+    prompt = render(ANSWER, Words())
+    assert prompt.prefix == "<s>Read the following text carefully.\n\n"
+    text, start, stop = prompt.ask("Who?")
+    assert text[start:stop] == "Who?"
+    assert text.endswith("Question: Who?\nAnswer:")
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_the_cue_stands_once(name: str) -> None:
+    text, _, _ = render(PUBLISHED[name], Words()).ask("Who?")
+    assert text.rstrip().endswith(":") and text.count("Answer:") <= 1
+
+
+def test_a_chat_format_has_the_system_message_and_no_cue() -> None:
+    template = PromptTemplate(before="Text: ", after="\n{question}", system="Be brief.")
+    prompt = render(template, Words(chat_template="any"))
+    assert prompt.prefix == "[Be brief.][Text: "
+    assert prompt.ask("Who?")[0] == "\nWho?]"
+
+
+def test_a_chat_format_that_drops_the_message_is_named() -> None:
+    with pytest.raises(ConfigError, match="template of your own"):
+        render(ANSWER, Words(chat_template="any", form="nothing"))
