@@ -355,6 +355,30 @@ def test_another_index_in_the_same_docstore_keeps_its_nodes(tiny_acre: ACRE, cha
     assert theirs <= set(storage.docstore.docs) and list(index.cache_names()) == ["b"]
 
 
+@both_ways
+def test_two_indexes_keep_different_texts_of_one_id_apart_in_one_storage(
+    tiny_acre: ACRE, change: Change, tmp_path: Path
+) -> None:
+    storage = StorageContext.from_defaults()
+    mine, yours = (
+        ACREIndex.from_documents([document("a", seed)], acre=tiny_acre, tenant=tenant, storage_context=storage)
+        for seed, tenant in ((0, "me"), (1, "you"))
+    )
+    assert change(mine, "refresh_ref_docs", [document("a", 1)]) == [True]  # what only the other has is news here
+    assert change(yours, "refresh_ref_docs", [document("a", 1)]) == [False]
+    change(mine, "update_ref_doc", document("a", 0, secret="mine"))
+    assert yours.ref_doc_info["a"].metadata == {"name": "a"}
+    storage.persist(tmp_path)
+    again = load_indices_from_storage(StorageContext.from_defaults(persist_dir=str(tmp_path)), acre=tiny_acre)
+    names = {each.index_id: each.cache_names() for each in again}  # type: ignore[attr-defined]
+    assert (
+        names == {mine.index_id: mine.cache_names(), yours.index_id: yours.cache_names()}
+        and mine.cache_names() != yours.cache_names()
+    )
+    change(mine, "delete_ref_doc", "a", delete_from_docstore=True)
+    assert [node.text for node in storage.docstore.docs.values()] == [text(1)]  # type: ignore[attr-defined]
+
+
 # Nodes, pages, forms
 
 

@@ -22,7 +22,6 @@ PAGE_LABELS = "page_labels"
 """Metadata of a joined document: the label of each page."""
 
 _BETWEEN_PAGES = "\n\n"
-_WHOLE = "#whole"
 
 
 def text_of(node: BaseNode) -> str:
@@ -88,16 +87,16 @@ def refuse_parts(nodes: Sequence[BaseNode]) -> None:
 def _whole(node: BaseNode) -> TextNode:
     text = text_of(node)
     source = node.as_related_node_info() if isinstance(node, Document) else node.source_node
-    ref_doc_id = source.node_id if source else node.node_id
-    return TextNode(
-        id_=f"{ref_doc_id}{_WHOLE}",
-        text=text,
-        start_char_idx=0,
-        end_char_idx=len(text),
-        metadata=dict(node.metadata),
-        excluded_embed_metadata_keys=list(node.excluded_embed_metadata_keys),
-        excluded_llm_metadata_keys=list(node.excluded_llm_metadata_keys),
-        relationships={NodeRelationship.SOURCE: source} if source else {},
+    return (
+        TextNode(  # with an id of its own: another index in the same docstore may know another text by this document's
+            text=text,
+            start_char_idx=0,
+            end_char_idx=len(text),
+            metadata=dict(node.metadata),
+            excluded_embed_metadata_keys=list(node.excluded_embed_metadata_keys),
+            excluded_llm_metadata_keys=list(node.excluded_llm_metadata_keys),
+            relationships={NodeRelationship.SOURCE: source or node.as_related_node_info()},
+        )
     )
 
 

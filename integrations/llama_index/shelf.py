@@ -52,6 +52,10 @@ class Shelf:
     def __contains__(self, ref_doc_id: object) -> bool:
         return ref_doc_id in self._held
 
+    def get(self, ref_doc_id: str) -> Held | None:
+        """A document, if it is here."""
+        return self._held.get(ref_doc_id)
+
     def put(self, node: BaseNode) -> Held:
         """Read a document; one of the same id is replaced once the new text has been read.
 

@@ -6,6 +6,7 @@ Reading comes first, the docstore after: what cannot be read changes nothing.
 import asyncio
 import itertools
 from collections.abc import Sequence
+from logging import getLogger
 from typing import Any
 
 from llama_index.core.indices.base import BaseIndex
@@ -17,6 +18,8 @@ from acre_rag.errors import ConfigError, DocumentError
 from acre_rag.integrations.llama_index.documents import WholeDocument, is_blank, ref_doc_id_of, refuse_parts
 from acre_rag.integrations.llama_index.shelf import Shelf
 from acre_rag.integrations.llama_index.struct import ACREIndexStruct
+
+_logger = getLogger(__name__)
 
 
 class WholeDocumentIndex(BaseIndex[ACREIndexStruct]):
@@ -54,8 +57,10 @@ class WholeDocumentIndex(BaseIndex[ACREIndexStruct]):
     @property
     def ref_doc_info(self) -> dict[str, RefDocInfo]:
         """Documents of the index with their nodes and metadata."""
-        known = {held.ref_doc_id: self.docstore.get_ref_doc_info(held.ref_doc_id) for held in self._shelf}
-        return {ref_doc_id: info for ref_doc_id, info in known.items() if info}
+        return {
+            held.ref_doc_id: RefDocInfo(node_ids=self._nodes_of(held.ref_doc_id), metadata=dict(held.node.metadata))
+            for held in self._shelf
+        }
 
     def cache_names(self) -> dict[str, str]:
         """Document id to the engine's name for it: for `acre.documents`, heat maps and diagnosis."""
@@ -109,11 +114,29 @@ class WholeDocumentIndex(BaseIndex[ACREIndexStruct]):
     def _take_over(self, node: BaseNode) -> list[str]:
         """Enter a node; the nodes that stood for its document, to be deleted lest their metadata live on."""
         ref_doc_id = ref_doc_id_of(node)
-        replaced = [node_id for node_id, each in self._index_struct.nodes.items() if each == ref_doc_id]
+        replaced = self._nodes_of(ref_doc_id)
         for node_id in replaced:
             del self._index_struct.nodes[node_id]
         self._index_struct.nodes[node.node_id] = ref_doc_id
         return replaced
+
+    def _nodes_of(self, ref_doc_id: str) -> list[str]:
+        return [node_id for node_id, each in self._index_struct.nodes.items() if each == ref_doc_id]
+
+    def delete_ref_doc(self, ref_doc_id: str, delete_from_docstore: bool = False, **delete_kwargs: Any) -> None:
+        """Delete a document and its cache; the nodes that other indexes have of it in the same docstore stay."""
+        if nodes := self._known_nodes_of(ref_doc_id):
+            self.delete_nodes(nodes, delete_from_docstore=delete_from_docstore, **delete_kwargs)
+
+    async def adelete_ref_doc(self, ref_doc_id: str, delete_from_docstore: bool = False, **delete_kwargs: Any) -> None:
+        """`delete_ref_doc` on an event loop."""
+        if nodes := self._known_nodes_of(ref_doc_id):
+            await self.adelete_nodes(nodes, delete_from_docstore=delete_from_docstore, **delete_kwargs)
+
+    def _known_nodes_of(self, ref_doc_id: str) -> list[str]:
+        if not (nodes := self._nodes_of(ref_doc_id)):
+            _logger.warning("This index has no document %r; nothing deleted.", ref_doc_id)
+        return nodes
 
     def _delete_node(self, node_id: str, **_: Any) -> None:
         if ref_doc_id := self._index_struct.nodes.pop(node_id, None):  # a shared docstore has others' nodes too
@@ -163,9 +186,14 @@ class WholeDocumentIndex(BaseIndex[ACREIndexStruct]):
             return changed
 
     def _differs(self, document: Document, known_hash: str | None) -> bool:
-        """A deleted document's hash may live on in the docstore: the shelf knows better."""
-        missing = document.id_ not in self._shelf and not is_blank(document)
-        return missing or known_hash != document.hash
+        """The docstore may still have the hash of a document that was deleted, or that of another index's text."""
+        if is_blank(document):
+            return known_hash != document.hash
+        held = self._shelf.get(document.id_)
+        source = held.node.source_node if held else None
+        # Transformations of the user's may have changed the Document before it became a node.
+        own_hash = source.hash if source and len(self._transformations) == 1 else known_hash
+        return held is None or own_hash != document.hash
 
     def _restore(self) -> None:
         """Texts from the docstore to the engine, which takes their caches from its store or reads them anew."""
