@@ -60,7 +60,8 @@ class Setting:
             the machine, else the small MiniLM of the `baselines` extra.
         adapter: learned L1, for the systems that need one.
         heads: retrieval heads file for ACRE; `None` takes the shipped ones.
-        reserve_tokens: least places of the window that systems which cut documents leave for question and answer.
+        reserve_tokens: places of the window that systems which cut documents leave for question and answer; 0 where
+            nobody knows what will be asked.
     """
 
     decoder: Decoder

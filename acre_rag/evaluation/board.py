@@ -87,7 +87,7 @@ class Board:
             embedder=options.embedder,
             adapter=str(options.adapter) if options.adapter else None,
             heads=str(options.heads) if options.heads else None,
-            reserve_tokens=_most_asked(task, chosen, decoder),
+            reserve_tokens=_most_asked(task, items, decoder),
         )
         contents = {item.id: digest_of(item.document, item.question, *item.answers) for item in chosen}
         return cls(
@@ -136,7 +136,10 @@ class Board:
 
 
 def _most_asked(task: Task, items: Sequence[EvalItem], decoder: Decoder) -> int:
-    """Tokens of the longest question with its answer: the same room for every system that cuts documents."""
+    """Tokens of the longest question with its answer: the room that systems which cut documents leave.
+
+    Of all questions, not of the sample's: a run that is prolonged must not cut its documents elsewhere.
+    """
     prompt = render(task.template, decoder.tokenizer)
     asked = [decoder.tokenizer(prompt.ask(item.question)[0], add_special_tokens=False)["input_ids"] for item in items]
     return max(map(len, asked), default=0) + task.max_new_tokens

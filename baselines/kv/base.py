@@ -51,8 +51,8 @@ class KVBaseline(Baseline[Prefilled]):
 
     Args:
         setting: what is the same for every system.
-        reserve_tokens: places of the window that reading leaves for question and answer; by default 512, at most a
-            quarter of the window, and what the setting reserves at least.
+        reserve_tokens: places of the window that reading leaves for question and answer; by default what the setting
+            reserves, where that is unknown 512, at most a quarter of the window.
 
     Raises:
         ConfigError: nothing would be left for the document.
@@ -61,8 +61,8 @@ class KVBaseline(Baseline[Prefilled]):
     def __init__(self, setting: Setting, *, reserve_tokens: int | None = None) -> None:
         super().__init__(setting)
         window = setting.most_tokens
-        least = max(min(_RESERVED_TOKENS, window // 4), setting.reserve_tokens)
-        self.reserve_tokens = least if reserve_tokens is None else reserve_tokens
+        usual = setting.reserve_tokens or min(_RESERVED_TOKENS, window // 4)
+        self.reserve_tokens = usual if reserve_tokens is None else reserve_tokens
         self.prefix_ids = token_ids(self.decoder, self.prompt.prefix)
         if not 1 <= self.reserve_tokens < window - len(self.prefix_ids):
             raise ConfigError(
@@ -73,7 +73,7 @@ class KVBaseline(Baseline[Prefilled]):
     @property
     def facts(self) -> dict[str, str]:
         """What a row of results should say about this system."""
-        return {"window": str(self.setting.most_tokens)}
+        return {"window": str(self.setting.most_tokens), "reserve_tokens": str(self.reserve_tokens)}
 
     @property
     def most_read(self) -> int | None:
@@ -85,7 +85,7 @@ class KVBaseline(Baseline[Prefilled]):
         """The cache of prompt and document, `ids [N]`; its keys rotated to contiguous positions from 0 on."""
 
     def working_cache(self, state: Prefilled, question: Question) -> tuple[Cache, Tensor]:
-        """A copy of the cache for one question, and the ids `[T]` that are still to be read behind it."""
+        """A copy of the cache for one question, and the ids `[T]` of its prompt that are still to be read behind it."""
         return copied(state.cache), question.ids
 
     def attending(self, state: Prefilled) -> AbstractContextManager[None]:
@@ -131,7 +131,7 @@ class KVBaseline(Baseline[Prefilled]):
         return Answer(
             text=generated.text,
             sources=(),
-            usage=Usage(len(asked.ids), n_slots, 0, generated.n_tokens),
+            usage=Usage(len(ids), n_slots, 0, generated.n_tokens),
             timings=Timings(
                 construct_s=sum(held.construct_s for held in documents),
                 select_s=prepared_s,

@@ -8,11 +8,10 @@ from transformers import Cache
 
 from acre_rag.baselines.base import Setting
 from acre_rag.baselines.kv.base import Prefilled
-from acre_rag.baselines.kv.prefill import copied, forward, prefill
+from acre_rag.baselines.kv.prefill import prefill
 from acre_rag.baselines.kv.pressed import Pressed
-from acre_rag.baselines.kv.pressing import load_kvpress, pressing, ratio_that_keeps
+from acre_rag.baselines.kv.pressing import load_kvpress, pressed_by
 from acre_rag.construct import ProgressCallback
-from acre_rag.errors import CapacityError
 from acre_rag.question import Question
 
 
@@ -20,7 +19,7 @@ class Finch(Pressed):
     """The document is read once, in full; each question compresses a copy of its cache before it is answered.
 
     Document and question stand in one context, so the question's tokens read the whole cache (nothing is saved there)
-    and are always kept; the answer is decoded on `kept_tokens` slots. That equals reading document and question anew,
+    and are always kept, besides `kept_tokens` slots. That equals reading document and question anew,
     because the document's slots do not depend on the question. The paper reads the document in chunks, with the
     question behind each; the library's default, and ours, is one chunk. Its middle is left out at the window.
     """
@@ -33,20 +32,11 @@ class Finch(Pressed):
         return prefill(self.decoder, ids, progress)
 
     def working_cache(self, state: Prefilled, question: Question) -> tuple[Cache, Tensor]:
-        """`kept_tokens` slots, the question among them; what follows the question's words in the prompt is left."""
+        """`kept_tokens` slots and the question's; what follows the question's words in the prompt is left to read."""
         asked = min(question.own.stop, len(question.ids) - 1)  # something must be left to decode from
-        if asked >= self.kept_tokens:
-            raise CapacityError(
-                f"The question has {asked:,} tokens, and FINCH keeps {self.kept_tokens:,} slots, the question's among "
-                f"them. Make the system with kept_tokens above {asked:,}, or ask a shorter question."
-            )
-        kvpress = load_kvpress()
-        ratio = ratio_that_keeps(self.kept_tokens, of=state.n_slots + asked)
-        press = kvpress.FinchPress(compression_ratio=ratio)
+        press = load_kvpress().FinchPress()
         press.window_size = asked
-        cache = copied(state.cache)
-        with pressing(self.decoder, press):
-            forward(self.decoder, question.ids[:asked], cache)
+        cache = pressed_by(press, self.decoder, state.cache, question.ids[:asked], keep=self.kept_tokens + asked)
         return cache, question.ids[asked:]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from acre_rag.baselines.kv.prefill import copied, forward
 from acre_rag.decoder import Decoder
 from acre_rag.errors import MissingExtraError, UnsupportedModelError
 from acre_rag.rope import Rope
@@ -88,6 +89,15 @@ def pressing(decoder: Decoder, press: Any) -> Iterator[None]:
         for attention, had in zip(attentions, had_rotary, strict=True):
             if not had and hasattr(attention, "rotary_emb"):
                 del attention.rotary_emb  # kvpress puts it there and leaves it
+
+
+def pressed_by(press: Any, decoder: Decoder, cache: Cache, ids: Tensor, *, keep: int) -> Cache:
+    """A copy of a cache that read `ids [T]` and kept `keep` slots of each head, those of `ids` among the candidates."""
+    press.compression_ratio = ratio_that_keeps(keep, of=int(cache.get_seq_length()) + len(ids))
+    own = copied(cache)
+    with pressing(decoder, press):
+        forward(decoder, ids, own)
+    return own
 
 
 def _as_first_pass(_module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -15,7 +15,7 @@ KV_SYSTEMS = (
         "kv.streaming_llm:make_streaming_llm",
         "the first few tokens and the most recent ones (kvpress)",
     ),
-    _system("snapkv", "SnapKV", "kv.snapkv:make_snapkv", "what the document's end attends to (kvpress)"),
+    _system("snapkv", "SnapKV", "kv.snapkv:make_snapkv", "what the end of the prompt attends to (kvpress)"),
     _system("finch", "FINCH", "kv.finch:make_finch", "what the question attends to (kvpress)"),
     _system("kivi", "KIVI", "kv.kivi:make_kivi", "the whole cache in 4 bits, recent tokens in full precision"),
     _system(
