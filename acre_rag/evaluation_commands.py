@@ -175,18 +175,18 @@ def ablate(
     acre ablate --data squad_article=data/longqa_dev --trained shipped --trained run2/adapter.safetensors --out parts
     """
     from acre_rag.evaluation import plots
-    from acre_rag.evaluation.ablation import SELECTION, VANILLA, training
+    from acre_rag.evaluation.ablation import SELECTION, VANILLA, beside, training
     from acre_rag.evaluation.report import compare as findings
     from acre_rag.evaluation.row_files import read_rows
 
-    run.run([*SELECTION, *(training(trained) if trained else ()), VANILLA], data, out)
+    own, tuned = out / "parts", out / "fine-tuned"
+    run.run([*SELECTION, *(training(trained) if trained else ()), VANILLA], data, own)
     if fine_tuned:
-        replace(run, model=fine_tuned, adapter=None).run([VANILLA], data, out / "fine-tuned")
-    comparisons = findings(read_rows([out]), baseline="acre")
-    for comparison in comparisons:
-        _show(Console(highlight=False), comparison)
+        replace(run, model=fine_tuned, adapter=None).run([VANILLA], data, tuned)
+    [comparison] = findings(beside(read_rows([own]), read_rows([tuned]) if fine_tuned else []), baseline="acre")
+    _show(Console(highlight=False), comparison)
     if plot:
-        plots.save(plots.bars_by_dataset(max(comparisons, key=lambda each: len(each.systems))), plot)
+        plots.save(plots.bars_by_dataset(comparison), plot)
 
 
 def _show(console: Console, comparison: "Comparison") -> None:

@@ -54,9 +54,9 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
         "datasets": dict(comparison.datasets),
         "systems": {
             each.system: {
-                "scores": {name: round(cell.score.mean, 2) for name, cell in each.cells.items()},
-                "average": round(each.average.mean, 2) if each.average else None,
-                "difference": round(each.difference.mean, 2) if each.difference else None,
+                "scores": {name: round(cell.score.mean, 4) for name, cell in each.cells.items()},
+                "average": round(each.average.mean, 4) if each.average else None,
+                "difference": round(each.difference.mean, 4) if each.difference else None,
                 "failed": sum(cell.failed for cell in each.cells.values()),
                 "questions": sum(cell.n for cell in each.cells.values()),
                 "refused": dict(each.refusals),

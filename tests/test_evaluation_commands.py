@@ -76,6 +76,7 @@ def test_an_ablation_is_one_command(acre: Acre, model: str, tmp_path: Path) -> N
     assert "<svg" in picture.read_text(encoding="utf-8")
     fine_tuned = read_rows([tmp_path / "out" / "fine-tuned"])
     assert {row.run.system for row in fine_tuned} == {"full"}
+    assert f"| Full context, model {Path(model).name} |" in said, "the fine-tuned model stands in the same table"
 
 
 def test_a_sweep_is_one_command(acre: Acre, model: str, tmp_path: Path) -> None:

@@ -132,6 +132,12 @@ def test_a_repeated_id_stays_apart(tmp_path: Path) -> None:
 GOOD = {"context": "A text.", "question": "Q?", "answer": "a"}
 
 
+def test_a_short_sentence_is_no_file_name(tmp_path: Path) -> None:
+    write(tmp_path / "own.jsonl", {**GOOD, "context": None, "document": "The meeting ended at 5.30"})
+    [item] = load_dataset("own", path=tmp_path / "own.jsonl")
+    assert item.document == "The meeting ended at 5.30"
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [

@@ -144,6 +144,12 @@ def test_option_accuracy_takes_text_or_letter_as_the_reference() -> None:
     assert option_accuracy("A", ["A"], OPTIONS) == 100
     assert option_accuracy("B", [OPTIONS[0]], OPTIONS) == 0
     assert option_accuracy("False", ["False"], ("True", "False")) == 100
+    for said, number in {
+        "False. It is not true that Martians build canals.": 1,
+        "The answer is False, not True.": 1,
+        "True or False, nobody knows.": None,
+    }.items():
+        assert chosen_option(said, ("True", "False")) == number
     assert (
         option_accuracy("no idea", ["something that is no option"], OPTIONS) == 0
     )  # no choice equals no choice: wrong

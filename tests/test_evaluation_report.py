@@ -119,7 +119,7 @@ def test_missing_repeated_and_unlike_questions_are_told() -> None:
     repeated = found([*BY_HAND, row("acre", "a", "0", 100)])
     assert repeated.systems[0].cells["a"].score.mean == 60 and "1 rows repeat" in " ".join(repeated.remarks)
     other = replace(BY_HAND[0], run=replace(BY_HAND[0].run, template="another"))
-    assert "a: prompts or limits differ" in " ".join(found([other, *BY_HAND[1:]]).remarks)
+    assert "a: prompts, limits, metric or seed differ" in " ".join(found([other, *BY_HAND[1:]]).remarks)
     assert "a: 1 questions differ" in " ".join(found([replace(BY_HAND[0], content="x"), *BY_HAND[1:]]).remarks)
 
 
@@ -311,5 +311,12 @@ def test_lengths_are_drawn_only_where_they_differ() -> None:
 
 def test_one_name_for_two_adapters_is_refused(real: list[Row]) -> None:
     other = [replace(row, run=replace(row.run, adapter="another")) for row in real]
+    elsewhere = [replace(row, run=replace(row.run, dataset="elsewhere")) for row in other]
+    with pytest.raises(ConfigError, match="more than one adapter"):
+        compare([*real, *elsewhere])
+    [row, *rest] = [row for row in real if row.error is None and not row.refused]
+    found = [replace(row, facts={"embedder": name}) for name in ("MiniLM", "BGE-M3")]
+    with pytest.raises(ConfigError, match=r"more than one embedder \(as found\)"):
+        compare([*rest, *found], baseline=row.run.system)
     with pytest.raises(ConfigError, match="more than one adapter.*acre ablate"):
         compare([*real, *other])

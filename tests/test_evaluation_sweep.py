@@ -31,6 +31,18 @@ def test_the_budget_is_what_bounds_what_is_refilled(tmp_path: Path) -> None:
         assert [score for _, score in points] == [scores[label] for label in labels]
 
 
+def test_a_value_that_failed_everywhere_is_no_point_of_the_curve(tmp_path: Path) -> None:
+    swept = Sweep(option="budget", values=(0, 64))
+    rows = [
+        replace(row, score=0.0, error={"kind": "CapacityError", "message": "too long"})
+        if row.run.options["budget"] == 64
+        else row
+        for row in run(tmp_path, items(), forms=swept.forms)
+    ]
+    [(_, points)] = swept.curves(swept.comparison(rows))
+    assert [value for value, _ in points] == [0]
+
+
 def test_each_interval_is_a_reading_of_its_own(tmp_path: Path) -> None:
     swept = Sweep(option="interval", values=(8, 32))
     rows = run(tmp_path, items(), forms=swept.forms)

@@ -1,10 +1,12 @@
 """What each part of the method is worth (the paper's Figure 3): forms of ACRE that leave one out. Asks nobody."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from acre_rag.baselines.acre import UNTRAINED
 from acre_rag.evaluation.forms import Form
+from acre_rag.evaluation.rows import Row
 
 SELECTION = (
     Form(name="acre"),
@@ -33,3 +35,24 @@ def training(adapters: Sequence[str]) -> list[Form]:
     return [
         Form(name="acre-learned", options={**adapter, **more}) for adapter in trained for more in ({}, {"budget": 0})
     ]
+
+
+def beside(rows: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:
+    """Rows of a model and of the same model fine-tuned, as systems of one comparison: the second by the model's name.
+
+    Args:
+        rows: of the model, at least one.
+        tuned: of the fine-tuned model.
+    """
+    base = rows[0].run
+    return [*rows, *(replace(row, run=replace(row.run, **_of(row, base.model, base.weights))) for row in tuned)]
+
+
+def _of(row: Row, model: str, weights: str) -> dict[str, Any]:
+    name = {"model": row.run.model}
+    return {
+        "system": f"{row.run.system},model={row.run.model}",
+        "options": {**row.run.options, **name},
+        "model": model,
+        "weights": weights,
+    }

@@ -81,8 +81,8 @@ def chosen_option(answer: str, options: Sequence[str]) -> int | None:
     """Number of the option that an answer names; None when it names none, or several.
 
     In this order: the whole answer is an option's text; it begins with or announces a letter ("B.", "(B)", "the answer
-    is B"); one option's text stands in it; it is mostly one option's text (cut short, or a word changed: token F1 of
-    0.5 or more, and more than for any other option).
+    is B"); it begins with or announces an option's text; one option's text stands in it; it is mostly one option's text
+    (cut short, or a word changed: token F1 of 0.5 or more, and more than for any other option).
     """
     said = normalised(answer)
     texts = [normalised(option) for option in options]
@@ -92,6 +92,9 @@ def chosen_option(answer: str, options: Sequence[str]) -> int | None:
     letter = _letter(answer, len(options))
     if letter is not None:
         return letter
+    announced = _announced(said, texts)
+    if announced is not None:
+        return announced
     held = [i for i, text in enumerate(texts) if text and f" {text} " in f" {said} "]
     held = [i for i in held if not any(i != j and f" {texts[i]} " in f" {texts[j]} " for j in held)]
     if held:
@@ -99,6 +102,25 @@ def chosen_option(answer: str, options: Sequence[str]) -> int | None:
     scores = [_f1(answer, option) for option in options]
     best = max(scores, default=0.0)
     return scores.index(best) if best >= 0.5 and scores.count(best) == 1 else None
+
+
+_VERDICT_WORDS = 2
+
+
+def _announced(said: str, texts: Sequence[str]) -> int | None:
+    """The longest short option that stands first, or behind "answer is".
+
+    What follows a verdict may weigh the other ("False. It is not true that ..."); a sentence behind a sentence is a
+    second choice.
+    """
+    after = said.partition("answer is ")[2]
+    short = [i for i, text in enumerate(texts) if text and len(text.split()) <= _VERDICT_WORDS]
+    named = [i for i in short if any(_begins(part, texts[i]) for part in (said, after))]
+    return max(named, key=lambda i: len(texts[i])) if named else None
+
+
+def _begins(said: str, text: str) -> bool:
+    return f"{said} ".startswith(f"{text} ") and not said.startswith(f"{text} or ")
 
 
 def _letter(answer: str, n_options: int) -> int | None:

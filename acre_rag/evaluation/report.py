@@ -211,21 +211,27 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _check_made_alike(rows: Sequence[Row]) -> None:
-    """One name stands for one system.
+    """One name stands for one system, on all data sets.
 
     Raises:
         ConfigError: it was made from another adapter, heads file or embedding model in some of the rows.
     """
-    first: dict[tuple[str, str], Row] = {}
+    first: dict[str, dict[str, str]] = defaultdict(dict)
     for row in rows:
-        run, other = row.run, first.setdefault((row.run.dataset, row.run.system), row).run
-        parts = {"adapter": (run.adapter, other.adapter), "heads": (run.heads, other.heads)}
-        parts["embedder"] = (run.embedder, other.embedder)
-        if differing := [name for name, (one, two) in parts.items() if one != two]:
+        if row.refused:
+            continue
+        known = first[row.run.system]
+        if differing := [name for name, part in _parts(row).items() if known.setdefault(name, part) != part]:
             raise ConfigError(
-                f"{run.system} was asked {run.dataset} with more than one {' and '.join(differing)}; their rows would "
-                "be mixed. Compare such folders apart, or use `acre ablate`, which names adapters."
+                f"{row.run.system} was asked with more than one {' and '.join(differing)}; their rows would be "
+                "mixed. Compare such folders apart, or use `acre ablate`, which names adapters."
             )
+
+
+def _parts(row: Row) -> Mapping[str, str]:
+    """What a system was told to take, and what it said it found."""
+    told = {"adapter": row.run.adapter, "heads": row.run.heads, "embedder": row.run.embedder}
+    return told | {f"{name} (as found)": row.facts[name] for name in told if name in row.facts}
 
 
 def _one_each(rows: Sequence[Row]) -> tuple[dict[tuple[str, str, str], Row], list[str]]:
@@ -253,15 +259,22 @@ def _unequal(scores: Mapping[tuple[str, str], Mapping[str, float]]) -> list[str]
 
 
 def _mixed(rows: Iterable[Row]) -> list[str]:
-    """Data sets that were not asked alike: prompts, limits or seeds differ, or an item's text does."""
-    alike: dict[str, set[tuple[str, int, tuple[str, ...]]]] = defaultdict(set)
+    """Data sets that were not asked alike: prompts, limits, metric or seed differ, an item's text, or the code."""
+    alike: dict[str, set[tuple[str, int, tuple[str, ...], str, int]]] = defaultdict(set)
     contents: dict[tuple[str, str | None], set[str]] = defaultdict(set)
+    commits: set[str] = set()
     for row in rows:
-        alike[row.run.dataset].add((row.run.template, row.run.max_new_tokens, tuple(row.run.stop)))
-        contents[row.run.dataset, row.item].add(row.content)
-    remarks = [f"{dataset}: prompts or limits differ between systems." for dataset, of in alike.items() if len(of) > 1]
+        run = row.run
+        alike[run.dataset].add((run.template, run.max_new_tokens, tuple(run.stop), run.metric, run.seed))
+        contents[run.dataset, row.item].add(row.content)
+        commits.add(str(row.where.get("commit", "unknown")))
+    told = "prompts, limits, metric or seed differ between systems."
     changed = Counter(dataset for (dataset, _), of in contents.items() if len(of) > 1)
-    return remarks + [f"{dataset}: {n} questions differ between systems." for dataset, n in changed.items()]
+    return [
+        *(f"{dataset}: {told}" for dataset, of in alike.items() if len(of) > 1),
+        *(f"{dataset}: {n} questions differ between systems." for dataset, n in changed.items()),
+        *([f"Rows were measured at several commits: {', '.join(sorted(commits))}."] if len(commits) > 1 else []),
+    ]
 
 
 def _registry_order(system: tuple[str, str]) -> tuple[int, list[str | int]]:

@@ -93,9 +93,10 @@ class _Seat:
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What the system says of itself; of ACRE, its options."""
+        """What the system says of itself; of ACRE, its options and what it was made from."""
         if isinstance(self.pipeline, ACRE):
-            return {name: str(value) for name, value in asdict(self.pipeline.config).items()}
+            made_from = {name: str(self.pipeline.fingerprint[name]) for name in ("adapter", "heads")}
+            return {name: str(value) for name, value in asdict(self.pipeline.config).items()} | made_from
         return dict(getattr(self.pipeline, "facts", {}))
 
     @property

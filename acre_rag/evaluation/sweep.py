@@ -7,7 +7,7 @@ from acre_rag.baselines.registry import system_named
 from acre_rag.config import ACREConfig
 from acre_rag.errors import ConfigError
 from acre_rag.evaluation.forms import Form, title_of
-from acre_rag.evaluation.report import Comparison, compare
+from acre_rag.evaluation.report import Cell, Comparison, compare
 from acre_rag.evaluation.rows import Row
 from acre_rag.evaluation.statistics import Estimate
 
@@ -68,13 +68,19 @@ class Sweep:
 
     def curves(self, comparison: Comparison) -> list[tuple[str, list[tuple[float, Estimate]]]]:
         """Title of each system with its average score at each value; values that failed everywhere are left out."""
-        averages = {each.system: each.average for each in comparison.systems}
+        averages = {
+            each.system: each.average for each in comparison.systems if any(map(_answered, each.cells.values()))
+        }
         curves = []
         for name in self.systems:
             forms = [form for form in self.forms if form.name == name]
             points = [(form.options[self.option], averages.get(form.label)) for form in forms]
             curves.append((title_of(name, {}), [(value, score) for value, score in points if score is not None]))
         return curves
+
+
+def _answered(cell: Cell) -> bool:
+    return cell.failed < cell.n
 
 
 OPTIONS = {"budget": "refill budget, tokens", "interval": "interval, tokens per L1 entry"}

@@ -135,13 +135,15 @@ def _text(record: Mapping[str, Any], name: str, shared: Mapping[str, str], path:
 
 
 def _text_or_file(value: str, folder: Path, place: str) -> str:
-    """A text as it is; a file beside the questions when the value is one word with a suffix, as file names are."""
+    """A text as it is; a file beside the questions when the value looks like its name: one line with a suffix."""
     if len(value) > _MOST_NAME_CHARS or len(value.splitlines()) != 1 or not Path(value.strip()).suffix[1:].isalnum():
         return value
     file = folder / value.strip()
     if not file.resolve().is_relative_to(folder.resolve()):
         raise EvaluationError(f"{place}: document {value!r} lies outside {folder}; move it beside the questions.")
     if not file.is_file():
+        if len(value.split()) > 1:
+            return value  # a sentence that ends in "at 5.30"
         raise EvaluationError(f"{place}: document {value!r} is not in {folder}.")
     return extract(file).text
 
