@@ -131,16 +131,18 @@ def compare(
 
 
 def sweep(
-    option: Annotated[str, typer.Argument(help="budget (tokens refilled) or interval (tokens per L1 entry).")],
+    option: Annotated[
+        str, typer.Argument(help="budget (tokens refilled), interval (tokens per L1 entry) or passage_tokens.")
+    ],
     data: Data,
     out: Out,
     run: RunOptions,
     values: Annotated[str | None, typer.Option(help="Values, with commas. Default: as the paper's Figure 4.")] = None,
     systems: Annotated[str, typer.Option(help="Forms of ACRE, with commas.")] = "acre",
-    fixed: Annotated[str | None, typer.Option(help="The other option at one value, as interval=8.")] = None,
+    fixed: Annotated[str | None, typer.Option(help="Another of these options at one value, as interval=8.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the curves (png, svg or pdf).")] = None,
 ) -> None:
-    """Ask with several refill budgets or intervals: a table, and a picture with --plot.
+    """Ask with several refill budgets, intervals or lengths of passages: a table, and a picture with --plot.
 
     acre sweep budget --values 0,512,1024,2048,4096 --data squad_article=data/longqa_dev --out runs/budget --plot b.svg
     """

@@ -87,6 +87,12 @@ def test_mistakes_are_told_at_once(option: str, values: tuple[int, ...], systems
         Sweep(option=option, values=values, systems=systems)
 
 
+def test_passages_of_several_lengths_fill_the_same_budget(tmp_path: Path) -> None:
+    swept = Sweep(option="passage_tokens", values=(32, 128), fixed={"budget": 128})
+    rows = run(tmp_path, items(), forms=swept.forms)
+    assert list(refilled(rows).values()) == [128, 128]
+
+
 def test_the_picture_shows_every_value_in_order(tmp_path: Path) -> None:
     swept = Sweep(option="budget", values=(256, 0, 64, 1024))
     comparison = swept.comparison(run(tmp_path, items(), forms=swept.forms))

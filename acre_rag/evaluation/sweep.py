@@ -19,10 +19,10 @@ class Sweep:
     """Systems, each with every value of one option.
 
     Attributes:
-        option: "budget" (`eta`, tokens refilled) or "interval" (`l`, tokens per L1 entry).
+        option: "budget" (`eta`, tokens refilled), "interval" (`l`, tokens per L1 entry) or "passage_tokens".
         values: its values.
         systems: names of ACRE's forms in the registry.
-        fixed: the other option, where it is held at a value of its own.
+        fixed: another option, where it is held at a value of its own.
 
     Raises:
         ConfigError: not an option to sweep, a value out of range, or not a form of ACRE.
@@ -39,8 +39,9 @@ class Sweep:
             raise ConfigError(f"{self.option!r} cannot be swept; these can: {', '.join(OPTIONS)}.")
         if not self.values or len(set(self.values)) < len(self.values):
             raise ConfigError(f"A sweep needs values, each once, got {list(self.values)}.")
+        rest = " and ".join(name for name in OPTIONS if name != self.option)
         if wrong := [name for name in self.fixed if name not in OPTIONS or name == self.option]:
-            raise ConfigError(f"{wrong[0]!r} cannot be held while {self.option} is swept; the other of the two can.")
+            raise ConfigError(f"{wrong[0]!r} cannot be held while {self.option} is swept; {rest} can.")
         for value in self.values:
             ACREConfig(**{**self.fixed, self.option: value})  # type: ignore[arg-type]
         if others := [name for name in self.systems if system_named(name).family != "acre"]:
@@ -48,8 +49,8 @@ class Sweep:
 
     @property
     def forms(self) -> list[Form]:
-        """What to ask: in a sweep of the budget nothing else may bound what is refilled, so all passages may be."""
-        more = {"max_passages": _ALL_PASSAGES} if self.option == "budget" else {}
+        """What to ask: where the budget is told nothing else may bound what is refilled, so all passages may be."""
+        more = {"max_passages": _ALL_PASSAGES} if "budget" in (self.option, *self.fixed) else {}
         return [
             Form(name=name, options={**self.fixed, self.option: value, **more})
             for name in self.systems
@@ -83,8 +84,16 @@ def _answered(cell: Cell) -> bool:
     return cell.failed < cell.n
 
 
-OPTIONS = {"budget": "refill budget, tokens", "interval": "interval, tokens per L1 entry"}
+OPTIONS = {
+    "budget": "refill budget, tokens",
+    "interval": "interval, tokens per L1 entry",
+    "passage_tokens": "passage length, tokens",
+}
 """What can be swept, and what to write below the picture."""
 
-VALUES = {"budget": (0, 512, 1024, 2048, 4096), "interval": (8, 16, 32, 64, 128)}
+VALUES = {
+    "budget": (0, 512, 1024, 2048, 4096),
+    "interval": (8, 16, 32, 64, 128),
+    "passage_tokens": (112, 225, 450, 900),
+}
 """The values by default."""
