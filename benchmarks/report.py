@@ -23,7 +23,6 @@ def rendered() -> str:
     parts = [
         _tables(),
         _finds(),
-        _ideas(),
         _answers(),
         _stage1(),
         _speed(),
@@ -90,30 +89,6 @@ def _figure(value: float | None, digits: int) -> str:
 
 def _signed(value: float | None) -> str:
     return "" if value is None else f"{value:+.1f}"
-
-
-def _ideas() -> str:
-    """Other ways to choose, where an answer was found among the refilled tokens."""
-    parts = []
-    for path in sorted(RESULTS.glob("selection_ideas-*.jsonl")):
-        if not (read := _read(path.stem)):
-            continue
-        summary = read[0]
-        sets = [name for name in summary if isinstance(summary[name], dict) and "bm25" in summary[name]]
-        sets.remove("difference_to_consensus")
-        counts = ", ".join(f"{name} {summary[name]['questions']}" for name in sets if name != "all")
-        ideas = sorted((n for n in summary["all"] if n != "questions"), key=lambda n: -summary["all"][n])
-        lines = [f"| way of choosing | {' | '.join(sets)} | against consensus |", f"|{' --- |' * (len(sets) + 2)}"]
-        for idea in ideas:
-            gain = summary["difference_to_consensus"][idea]
-            cells = " | ".join(f"{summary[name][idea]:.2f}" for name in sets)
-            lines.append(f"| {idea} | {cells} | {gain['mean']:+.3f} ± {gain['standard_error']:.3f} |")
-        parts.append(
-            f"**Other ways to choose** ({path.stem.removeprefix('selection_ideas-')}; questions: {counts}): share of "
-            f"questions whose answer stands wholly within the first {summary['refilled_tokens']} refilled tokens "
-            "(`benchmarks/selection_ideas.py`).\n\n" + "\n".join(lines) + "\n"
-        )
-    return "\n".join(parts)
 
 
 def _stage1() -> str:
