@@ -9,7 +9,7 @@ from acre_rag.baselines.system import System
 from acre_rag.config import ACREConfig
 from acre_rag.decoder import Decoder
 from acre_rag.engine import ACRE
-from acre_rag.errors import AdapterError, ConfigError, UnavailableError
+from acre_rag.errors import AdapterError, CalibrationError, ConfigError, UnavailableError
 from acre_rag.heads import RetrievalHeads, load_heads, shipped_heads
 from acre_rag.proxies import LearnedProxy
 from acre_rag.proxies.adapter import SHIPPED, load_learned
@@ -18,8 +18,9 @@ from acre_rag.proxies.learned import L1Parameters
 UNTRAINED = "untrained"
 """As an adapter: copies of the model's own projections, where training begins."""
 
-HEADS = ("calibrated", "equal", "none")
-"""Whose attention chooses: the retrieval heads by weight, the same heads alike, or all heads over the L1 entries."""
+HEADS = ("calibrated", "mass", "none")
+"""Whose attention chooses: the retrieval heads as calibrated (all alike), the same heads weighted by the attention that
+they put on the right passage when they were calibrated, or all heads over the L1 entries."""
 
 
 def make_acre(
@@ -59,8 +60,11 @@ def _weighted(heads: RetrievalHeads | None, wanted: str, decoder: Decoder) -> Re
     known = heads or shipped_heads(decoder)
     if wanted == "calibrated" or known is None:
         return known
-    alike = tuple(replace(head, weight=1.0) for head in known.heads) if wanted == "equal" else ()
-    return replace(known, heads=alike)
+    masses = known.facts.get("mass_on_right_passage", ()) if wanted == "mass" else ()
+    if wanted == "mass" and len(masses) != len(known.heads):
+        raise CalibrationError("This file of heads does not say what each put on the right passage: calibrate anew.")
+    heads = zip(known.heads, masses, strict=False)
+    return replace(known, heads=tuple(replace(head, weight=float(mass)) for head, mass in heads))
 
 
 def _learned(setting: Setting, adapter: str | None) -> L1Parameters:

@@ -19,7 +19,8 @@ from acre_rag.proxies.learned import L1Parameters
 
 def heads_file(folder: Path) -> Path:
     decoder = tiny_decoder()
-    heads = RetrievalHeads((Head(0, 1, 0.9), Head(1, 0, 0.1)), decoder.digest, decoder.architecture)
+    pair, facts = (Head(0, 1, 0.5), Head(1, 0, 0.5)), {"mass_on_right_passage": [0.3, 0.1]}
+    heads = RetrievalHeads(pair, decoder.digest, decoder.architecture, facts)
     heads.save(folder / "heads.json")
     return folder / "heads.json"
 
@@ -30,11 +31,11 @@ def engine(folder: Path, **options: Any) -> Any:
     return Form(name="acre", options=options).make(setting, None)
 
 
-def test_heads_are_weighted_alike_or_left_out(tmp_path: Path) -> None:
-    assert [head.weight for head in engine(tmp_path).heads.heads] == [0.9, 0.1]
-    assert [head.weight for head in engine(tmp_path, heads="equal").heads.heads] == [1.0, 1.0]
+def test_heads_are_weighted_by_what_they_found_or_left_out(tmp_path: Path) -> None:
+    assert [head.weight for head in engine(tmp_path).heads.heads] == [0.5, 0.5]
+    assert [head.weight for head in engine(tmp_path, heads="mass").heads.heads] == [0.3, 0.1]
     assert engine(tmp_path, heads="none").heads.heads == ()
-    with pytest.raises(ConfigError, match="'some'.*calibrated, equal, none"):
+    with pytest.raises(ConfigError, match="'some'.*calibrated, mass, none"):
         engine(tmp_path, heads="some")
 
 

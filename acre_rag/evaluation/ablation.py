@@ -11,14 +11,14 @@ from acre_rag.evaluation.rows import Row
 SELECTION = (
     Form(name="acre"),
     Form(name="acre", options={"prior": False}),
-    Form(name="acre", options={"heads": "equal"}),
+    Form(name="acre", options={"heads": "mass"}),
     Form(name="acre", options={"heads": "none"}),
     Form(name="acre-paper", options={"granularity": "passages"}),
     Form(name="acre-paper"),
     Form(name="acre-refill"),
     Form(name="acre-l1"),
 )
-"""No training: as it is; without the prior; retrieval heads alike; all heads over L1, one choice for all layers; each
+"""No training: as it is; without the prior; retrieval heads by their weight; all heads over L1, one choice for all layers; each
 layer its own choice, of passages and (Eq. 15-17) of blocks; without L1 entries; with nothing else."""
 
 VANILLA = Form(name="full")
