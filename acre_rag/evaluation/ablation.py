@@ -18,8 +18,8 @@ SELECTION = (
     Form(name="acre-refill"),
     Form(name="acre-l1"),
 )
-"""No training: as it is; without the prior; retrieval heads by their weight; all heads over L1, one choice for all layers; each
-layer its own choice, of passages and (Eq. 15-17) of blocks; without L1 entries; with nothing else."""
+"""No training: as it is; without the prior; retrieval heads by their weight; all heads over L1, one choice for all
+layers; each layer its own choice, of passages and (Eq. 15-17) of blocks; without L1 entries; with nothing else."""
 
 VANILLA = Form(name="full")
 """The model without ACRE, as it is and after fine-tuning on the training data of an adapter."""
