@@ -230,9 +230,20 @@ def test_a_store_is_built_listed_verified_asked_and_emptied(
     shard.write_bytes(shard.read_bytes()[:-9])
     assert "l2-00000.safetensors has" in acre("verify", *place, check=1).stderr
     acre("rm", "rooms.txt", *place)
-    acre("gc", *place)
+    assert "0 damaged documents removed" in acre("gc", *place).stdout
     assert "no documents" in acre("list", *place).stdout
     assert "has no documents for this model" in acre("ask", *asking, check=1).stderr
+
+
+def test_gc_says_what_it_left_to_another_version(
+    acre: Callable[..., Done], model: str, text: str, tmp_path: Path
+) -> None:
+    place = ["--store", str(tmp_path / "store")]
+    acre("build", text, *place, "--model", model)
+    manifest = next((tmp_path / "store").rglob("manifest.json"))
+    manifest.write_text(manifest.read_text().replace("acre-rag-store/2", "acre-rag-store/1"))
+    assert "1 documents of another store format left as they were" in acre("gc", *place).stdout
+    assert manifest.exists()
 
 
 def test_store_commands_need_a_store(acre: Callable[..., Done], model: str, text: str, tmp_path: Path) -> None:
