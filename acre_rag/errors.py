@@ -53,6 +53,10 @@ class CorruptCacheError(StoreError):
     """A stored cache is damaged; the message names the file and how to build it anew."""
 
 
+class StoreFormatError(StoreError):
+    """A store or a stored document has the format of another version; the message names both formats."""
+
+
 class FingerprintError(StoreError):
     """A stored cache was built by another model or with other options; the message names what differs."""
 

@@ -130,9 +130,13 @@ def rm(
 
 
 def gc(store: StoreFolder) -> None:
-    """Remove what interrupted processes left, and documents whose manifest cannot be read."""
-    remains, broken = _existing(store).gc()
-    Console().print(f"{remains} remains of interrupted processes and {broken} unreadable documents removed")
+    """Remove what interrupted processes left, and damaged documents; those of another store format stay."""
+    cleaned = _existing(store).gc()
+    Console().print(
+        f"{cleaned.remains} remains of interrupted processes and {cleaned.damaged} damaged documents removed"
+    )
+    if cleaned.other_format:
+        Console().print(f"{cleaned.other_format} documents of another store format left as they were")
 
 
 def _existing(folder: Path) -> "Store":

@@ -155,7 +155,8 @@ def _progress(total: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
 
 def _line(record: Mapping[str, Any], total: int) -> str:
     retrieval = f", retrieval {record['retrieval_loss']:.3f}" if "retrieval_loss" in record else ""
+    skipped = f", {record['skipped']} examples passed over" if "skipped" in record else ""
     return (
         f"step {record['step']}/{total}, loss {record['loss']:.3f}{retrieval}, l = {record['interval']}, "
-        f"{record['seconds']:.1f} s"
+        f"{record['seconds']:.1f} s{skipped}"
     )

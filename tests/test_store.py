@@ -17,7 +17,7 @@ from test_engine import SHORT, TEXT
 
 from acre_rag import ACRE, ACREConfig
 from acre_rag.construct import ReadingPlan
-from acre_rag.errors import CorruptCacheError, DocumentError, FingerprintError, StoreError
+from acre_rag.errors import CorruptCacheError, DocumentError, FingerprintError, StoreError, StoreFormatError
 from acre_rag.fingerprint import document_fingerprint
 from acre_rag.prompts import PromptTemplate
 from acre_rag.proxies import LearnedProxy
@@ -292,10 +292,55 @@ def test_gc_removes_remains_and_unreadable_documents_only(tmp_path: Path) -> Non
     (store.find("bad")[0].folder / "manifest.json").unlink()
     (tmp_path / "tmp" / "f00").mkdir()
     (tmp_path / "tmp" / "f00" / "l2-00000.safetensors").write_bytes(b"x")
-    assert store.gc() == (1, 1)
-    assert store.gc() == (0, 0)
+    assert store.gc() == (1, 1, 0)
+    assert store.gc() == (0, 0, 0)
     assert [entry.id for entry in store.entries()] == ["good"]
     store.entries()[0].verify()
+
+
+def of_format(number: int, path: Path) -> None:
+    """What another version of the package would have left there."""
+    path.write_text(path.read_text().replace("acre-rag-store/2", f"acre-rag-store/{number}"))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_store_of_another_format_is_refused_and_nothing_in_it_is_touched(tmp_path: Path, number: int) -> None:
+    engine(tmp_path).add(TEXT, id="rooms")
+    of_format(number, Store(tmp_path).find("rooms")[0].folder / "manifest.json")
+    of_format(number, tmp_path / "acre-store.json")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    told = f"'acre-rag-store/{number}', and this version of acre-rag reads 'acre-rag-store/2'.*into a new folder"
+    with pytest.raises(StoreFormatError, match=told):
+        Store(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_gc_leaves_documents_of_another_format(tmp_path: Path) -> None:
+    """Two installed versions that shared a folder before its mark was checked."""
+    acre = engine(tmp_path)
+    acre.add(TEXT, id="rooms")
+    acre.add(TEXT, id="theirs")
+    store = Store(tmp_path)
+    folder = store.find("theirs")[0].folder
+    of_format(1, folder / "manifest.json")
+    told: list[str] = []
+    assert [entry.id for entry in store.entries(damaged=lambda _, reason: told.append(reason))] == ["rooms"]
+    assert "'acre-rag-store/1'" in told[0] and "acre gc" not in told[0]
+    with pytest.raises(StoreFormatError, match=folder.name):
+        store.entry_at(folder)
+    assert store.gc() == (0, 0, 1)
+    assert (folder / "manifest.json").is_file()
+
+
+def test_a_damaged_mark_is_told_and_can_be_written_anew(tmp_path: Path) -> None:
+    engine(tmp_path).add(TEXT, id="rooms")
+    mark = tmp_path / "acre-store.json"
+    for damage in ("", "[]", '{"format": "acre-rag-stone/2"}'):
+        mark.write_text(damage)
+        with pytest.raises(StoreError, match="remove that one file"):
+            Store(tmp_path)
+    mark.unlink()
+    assert [entry.id for entry in Store(tmp_path).entries()] == ["rooms"]
 
 
 def test_a_link_in_the_store_is_not_followed(tmp_path: Path) -> None:
@@ -356,7 +401,8 @@ def test_what_cannot_be_read_now_is_not_taken_for_damage(tmp_path: Path, monkeyp
     def refuse(path: Path) -> bytes:
         raise OSError(5, "Input/output error")
 
+    store = Store(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(Path, "read_bytes", refuse)
-        assert Store(tmp_path).gc() == (0, 0)
+        assert store.gc() == (0, 0, 0)
     assert [entry.id for entry in Store(tmp_path).entries()] == ["rooms"]

@@ -111,8 +111,17 @@ def test_a_lesson_is_the_same_every_time() -> None:
 def test_what_teaches_nothing_is_refused() -> None:
     with pytest.raises(DocumentError, match="no question"):
         lesson(TrainingExample(TEXT, None, None, (), "plain"))
-    with pytest.raises(DocumentError, match="no more than one stride"):
+    with pytest.raises(DocumentError, match="6 tokens, and a later stride to learn from takes 72"):
         lesson(TrainingExample("Short.", None, None, (), "short"), stage="stage1")
+
+
+@pytest.mark.parametrize("interval", [1, 2, 3, 8, 40])
+@pytest.mark.parametrize("stride", [40, 41, 64])
+def test_the_least_tokens_teach_something_with_every_interval(interval: int, stride: int) -> None:
+    settings = TrainingSettings(context=(200,), stride=stride, intervals=(interval,))
+    ids = torch.arange(settings.least_tokens)
+    layout = reading(n_prefix=0, n_tokens=len(ids), interval=interval, stride=stride)
+    assert len(stage1_targets(layout, ids)[0]) > 0
 
 
 def test_gold_spread_wider_than_the_step_lengthens_its_document() -> None:

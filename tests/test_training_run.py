@@ -167,6 +167,54 @@ def test_two_processes_are_one_with_the_whole_batch(model: Path, texts: Path, tm
     assert curve_of(two) == pytest.approx(curve_of(one), abs=1e-5)
 
 
+# Texts that teach nothing
+
+
+def test_an_excerpt_of_a_short_text_is_the_whole_text(tmp_path: Path) -> None:
+    heading, trailing = "A heading" * 20 + "\n\nand the text" * 20, "No break but at its end." * 8 + "\n\n"
+    for name, text in (("heading", heading), ("trailing", trailing)):
+        (tmp_path / f"{name}.txt").write_text(text)
+        excerpts = Excerpts([tmp_path / f"{name}.txt"], n_chars=2000)
+        assert [excerpts.excerpt(i).document for i in range(5)] == [text] * 5
+
+
+def test_an_excerpt_of_a_longer_text_is_never_cut_short_by_its_end(texts: Path) -> None:
+    files, _ = split_texts(texts, held_out=2)
+    drawn = [Excerpts(files, n_chars=2000).excerpt(i).document for i in range(200)]
+    assert {len(text) for text in drawn} == {2000}
+    assert sum(text.startswith("In chapter") for text in drawn) > 100, "they begin at a paragraph"
+
+
+@pytest.fixture
+def mixed(texts: Path, tmp_path: Path) -> Path:
+    """Among the books, notes of 44 tokens: more than a stride of 40, and less than a stride and a block of 8."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for path in texts.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+        (folder / f"note-{path.name}").write_text("n" * 44)
+    return folder
+
+
+def test_texts_that_teach_nothing_are_passed_over_alike_when_a_run_goes_on(
+    mixed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = trainer(mixed).train()
+    assert whole.step == 8 and whole.n_skipped > 4
+    assert caplog.text.count("has 44 tokens") == whole.n_skipped
+    for steps in (3, 5, 8):
+        progress = trainer(mixed, out=tmp_path / "out").train(steps=steps)
+    assert losses(progress.curve) == losses(whole.curve)
+    assert [record.get("skipped", 0) for record in progress.curve] == [r.get("skipped", 0) for r in whole.curve]
+
+
+def test_a_run_that_nothing_can_be_learned_from_ends(mixed: Path) -> None:
+    for path in mixed.glob("book*"):
+        path.unlink()
+    with pytest.raises(DocumentError, match=r"100 examples teach nothing.*has 44 tokens"):
+        trainer(mixed).train()
+
+
 # From settings to an adapter
 
 
@@ -261,6 +309,8 @@ def test_settings_are_read_from_a_file_and_from_options_above_it(tmp_path: Path)
         "steps = 0": "steps=0",
         "stride = 64": "stride=64",
         "context = [512]": "no later stride",
+        "context = [600]": "take 640 tokens",
+        "stride = 1": "stride=1 is too small",
         "stage = 'stage3'": "stage3",
         "steps = ": "cannot be read",
         "steps = 'many'": "many",

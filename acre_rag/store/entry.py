@@ -12,7 +12,7 @@ from torch import Tensor
 
 from acre_rag.cache import BiLayerCache
 from acre_rag.document import Document, Holder
-from acre_rag.errors import CorruptCacheError, StoreError
+from acre_rag.errors import CorruptCacheError, StoreError, StoreFormatError
 from acre_rag.l2 import L2
 from acre_rag.quantise import codec_of
 from acre_rag.store import manifest as manifests
@@ -130,17 +130,20 @@ def entry_in(folder: Path) -> Entry:
 
     Raises:
         CorruptCacheError: its manifest cannot be used.
+        StoreFormatError: another version of acre-rag wrote it.
         StoreError: another process removed it.
     """
     path = folder / manifests.NAME
     if folder.is_symlink() or path.is_symlink():
         raise CorruptCacheError(f"{folder} is a link, which no store makes. Remove it: acre gc.")
     try:
-        return Entry(folder, manifests.parse(path.read_bytes()))
+        return Entry(folder, manifests.parse(path.read_bytes(), folder))
     except FileNotFoundError as error:
         if not folder.exists():
             raise StoreError(f"The document in {folder.name[:12]}… was removed by another process.") from error
         raise CorruptCacheError(_no_manifest(folder, "it is missing")) from error
+    except StoreFormatError:
+        raise
     except (OSError, ValueError) as error:
         raise CorruptCacheError(_no_manifest(folder, str(error))) from error
 

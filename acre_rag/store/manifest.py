@@ -7,9 +7,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from acre_rag.fingerprint import FORMAT, Fingerprint
+from acre_rag.store.formats import check_format
 
 NAME = "manifest.json"
 _MOST_BYTES = 1 << 28
@@ -69,11 +71,16 @@ class Manifest:
         return json.dumps({**record, "digest": _digest(record)}, indent=1).encode("ascii")
 
 
-def parse(raw: bytes) -> Manifest:
+def parse(raw: bytes, folder: Path) -> Manifest:
     """Read a manifest.
 
+    Args:
+        raw: the file's bytes.
+        folder: where it stands, for messages.
+
     Raises:
-        ValueError: damaged, or not of this format; says what is wrong.
+        ValueError: damaged; says what is wrong.
+        StoreFormatError: whole or not, another version of acre-rag wrote it.
     """
     if len(raw) > _MOST_BYTES:
         raise ValueError("it is far too long")
@@ -83,6 +90,7 @@ def parse(raw: bytes) -> Manifest:
         raise ValueError("it is not JSON") from error
     if not isinstance(record, dict):
         raise ValueError("it is not a JSON object")
+    check_format(_format_of(record), folder)
     digest = record.pop("digest", None)
     if record.get("fingerprint", {}) and _format_of(record) != FORMAT:
         raise ValueError(f"its format is {_format_of(record)!r}, not {FORMAT!r}")

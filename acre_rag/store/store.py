@@ -6,29 +6,46 @@ named by a digest of tenant, id, fingerprint and tokens. Nothing a user types be
 
 import errno
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import torch as safetensors
 from torch import Tensor
 
 from acre_rag.document import Document, text_digest
-from acre_rag.errors import CorruptCacheError, StoreError
-from acre_rag.fingerprint import Fingerprint, fingerprint_digest
+from acre_rag.errors import CorruptCacheError, StoreError, StoreFormatError
+from acre_rag.fingerprint import FORMAT, Fingerprint, fingerprint_digest
 from acre_rag.store import manifest as manifests
 from acre_rag.store.entry import COMPACT, PLACES, TEXT, Entry, entry_in, sha256
 from acre_rag.store.files import Folders, make_dir, sync_dir, write_file
+from acre_rag.store.formats import check_format
 from acre_rag.store.manifest import Manifest, StoredFile
 from acre_rag.store.shards import ShardWriter
 from acre_rag.store.tensors import compact, places
 
 _MARK = "acre-store.json"
-_MARKED = b'{"format": "acre-rag-store/2"}\n'
+_MARKED = json.dumps({"format": FORMAT}).encode("ascii") + b"\n"
 _DOCUMENTS = "documents"
+
+
+class Cleaned(NamedTuple):
+    """What `Store.gc` did.
+
+    Attributes:
+        remains: of dead writers, removed.
+        damaged: documents whose manifest cannot be used, removed.
+        other_format: documents of another version of acre-rag, left alone.
+    """
+
+    remains: int
+    damaged: int
+    other_format: int
 
 
 class Store:
@@ -39,6 +56,7 @@ class Store:
 
     Raises:
         StoreError: not a store, or not to be read or written.
+        StoreFormatError: a store of another version of acre-rag; nothing in it is touched.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -106,14 +124,14 @@ class Store:
 
         Args:
             tenant: whose.
-            damaged: called with the folder and the reason for every document whose manifest cannot be read; such
-                documents are left out.
+            damaged: called with the folder and the reason for every document whose manifest cannot be used, because
+                it is damaged or of another format; such documents are left out.
         """
         found = []
         for folder in self._document_folders(tenant):
             try:
                 found.append(entry_in(folder))
-            except CorruptCacheError as error:
+            except (CorruptCacheError, StoreFormatError) as error:
                 if damaged:
                     damaged(folder, str(error))
             except StoreError:
@@ -129,6 +147,7 @@ class Store:
 
         Raises:
             CorruptCacheError: there is one, and it is damaged.
+            StoreFormatError: there is one, of another version.
         """
         return entry_in(folder) if os.path.lexists(folder) else None
 
@@ -137,22 +156,22 @@ class Store:
         with self._clear_errors("remove a document of"):
             self._folders.delete(folder)
 
-    def gc(self, tenant: str | None = None) -> tuple[int, int]:
-        """Remove what dead writers left, and documents whose manifest cannot be read.
+    def gc(self, tenant: str | None = None) -> Cleaned:
+        """Remove what dead writers left, and documents whose manifest is damaged; those of another format stay.
 
         Args:
             tenant: whose documents; every tenant's by default.
-
-        Returns:
-            Remains and damaged documents removed.
         """
         with self._clear_errors("clean"):
             remains = self._folders.clean()
             broken: list[Path] = []
+            other_format = 0
             for folder in self._tenant_folders() if tenant is None else [self._tenant_folder(tenant)]:
                 for path in _subfolders(folder):
                     try:
                         entry_in(path)
+                    except StoreFormatError:
+                        other_format += 1
                     except CorruptCacheError as error:
                         if not _may_pass(error):
                             broken.append(path)
@@ -160,12 +179,15 @@ class Store:
                         continue  # removed by another process in between
             for path in broken:
                 self._folders.delete(path)
-        return remains, len(broken)
+        return Cleaned(remains, len(broken), other_format)
 
     def _check_root(self) -> None:
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"{self.root} is a file, not a folder. Name another place for the store.")
-        if not self.root.is_dir() or (self.root / _MARK).is_file():
+        if not self.root.is_dir():
+            return
+        if (self.root / _MARK).is_file():
+            _check_mark(self.root)
             return
         strangers = {path.name for path in self.root.iterdir()} - {"tmp", "lock", _DOCUMENTS, _MARK, f"{_MARK}.new"}
         if strangers:
@@ -215,6 +237,20 @@ class Store:
 def _may_pass(error: CorruptCacheError) -> bool:
     """Whether the disk refused to be read, which says nothing of what stands on it."""
     return isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+
+
+def _check_mark(root: Path) -> None:
+    try:
+        mark = json.loads((root / _MARK).read_bytes())
+    except ValueError:
+        mark = None
+    found = mark.get("format") if isinstance(mark, dict) else None
+    check_format(found, root)
+    if found != FORMAT:
+        raise StoreError(
+            f"{root / _MARK} is damaged: it names no format of a store. If {root} is a store, remove that one file; it "
+            "is written anew, and the documents stay."
+        )
 
 
 def _mark(root: Path) -> None:

@@ -36,6 +36,11 @@ class Progress:
     seconds: float
     curve: tuple[Mapping[str, Any], ...]
 
+    @property
+    def n_skipped(self) -> int:
+        """Examples that were passed over, over all steps."""
+        return sum(record.get("skipped", 0) for record in self.curve)
+
 
 def save_checkpoint(
     path: Path, *, parameters: nn.Module, optimizer: torch.optim.Optimizer, run: Mapping[str, Any], progress: Progress

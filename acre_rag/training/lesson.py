@@ -1,7 +1,7 @@
 """A training example as tensors: what is read, what is asked, what is to be predicted. Knows tokenizer and settings."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,9 @@ class Lesson:
     targets: Tensor
     question: slice | None = None
     gold: tuple[int, ...] = ()
+
+
+_MOST_SKIPPED = 100  # in one step; then the data is held to be of the wrong kind
 
 
 @dataclass(frozen=True)
@@ -80,17 +83,43 @@ class Teacher:
             return self._plain_lesson(example, draw)
         return self._question_lesson(example, draw)
 
+    def lessons(self, examples: Iterator[TrainingExample], draw: Draw, *, n: int) -> tuple[list[Lesson], list[str]]:
+        """The next `n` lessons of an endless line of examples; those that teach nothing are passed over.
+
+        Hours into a run, one short text is no reason to end it.
+
+        Returns:
+            The lessons, and for each example passed over the reason.
+
+        Raises:
+            DocumentError: a hundred of them teach nothing.
+        """
+        found: list[Lesson] = []
+        skipped: list[str] = []
+        while len(found) < n:
+            example = next(examples)
+            try:
+                found.append(self.lesson(example, draw))
+            except DocumentError as error:
+                skipped.append(str(error))
+                if len(skipped) == _MOST_SKIPPED:
+                    raise DocumentError(
+                        f"{len(skipped)} examples teach nothing, of {len(skipped) + len(found)} read for one step. "
+                        f"The last: {error}"
+                    ) from error
+        return found, skipped
+
     def document_lesson(self, example: TrainingExample, draw: Draw) -> Lesson:
         """Eq. 20: the document's own next tokens."""
         document = self._ids(example.document)[: draw.n_tokens]
+        if len(document) < self._settings.least_tokens:
+            raise DocumentError(
+                f"{example.id} has {len(document)} tokens, and a later stride to learn from takes "
+                f"{self._settings.least_tokens}. Train on longer documents, or with a smaller stride."
+            )
         layout = self._reading(len(document), draw.interval)
         ids = torch.cat([self._prefix, document])
         slots, targets = stage1_targets(layout, ids, first_stride=self._settings.first_stride)
-        if not len(slots):
-            raise DocumentError(
-                f"{example.id} has {len(document)} tokens, no more than one stride of {self._settings.stride}. "
-                "Train on longer documents, or with a smaller stride."
-            )
         return Lesson(ids, layout, slots, targets)
 
     def _question_lesson(self, example: TrainingExample, draw: Draw) -> Lesson:

@@ -154,7 +154,7 @@ def _examples(data: Path, settings: TrainingSettings) -> tuple[Examples, dict[st
             "kind": "shards",
             "digest": hashlib.sha256(manifest.read_bytes()).hexdigest(),
         }
-    least = 0 if settings.first_stride else settings.stride * _CHARS_PER_TOKEN
+    least = settings.least_tokens * _CHARS_PER_TOKEN
     trained, held_out = split_texts(data, held_out=settings.held_out, least_chars=least)
     longest = max(settings.context) * _CHARS_PER_TOKEN
     facts = {"kind": "texts", "digest": digest_of(trained), "files": len(trained), "held_out": _names(held_out)}

@@ -83,7 +83,7 @@ class TrainingSettings:
                 f"stage={self.stage!r} with schedule={self.schedule!r}: choose a stage of {', '.join(STAGES)} and a "
                 f"schedule of {', '.join(SCHEDULES)}."
             )
-        low = {"steps": 1, "batch": 1, "stride": 1, "rank": 0, "warmup_steps": 0, "save_every": 1, "held_out": 0}
+        low = {"steps": 1, "batch": 1, "stride": 2, "rank": 0, "warmup_steps": 0, "save_every": 1, "held_out": 0}
         for name, least in low.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}={getattr(self, name)} is too small: use {least} or more.")
@@ -94,13 +94,23 @@ class TrainingSettings:
                 f"stride={self.stride} is smaller than the largest interval {max(self.intervals)}: no block fits it. "
                 "Use a larger stride or smaller intervals."
             )
-        if self.stage == "stage1" and not self.first_stride and min(self.context) <= self.stride:
+        if self.stage == "stage1" and min(self.context) < self.least_tokens:
             raise ConfigError(
-                f"context={min(self.context)} is no longer than stride={self.stride}: there is no later stride to "
-                "learn from. Use longer documents, a smaller stride, or first_stride=true."
+                f"context={min(self.context)} has no later stride to learn from with every interval: a stride of "
+                f"{self.stride} and a block of {max(self.intervals)} take {self.least_tokens} tokens. Use longer "
+                "documents, a smaller stride, smaller intervals, or first_stride=true."
             )
         if not 0 < self.learning_rate < 1:
             raise ConfigError(f"learning_rate={self.learning_rate} must lie between 0 and 1.")
+
+    @property
+    def least_tokens(self) -> int:
+        """Tokens from which stage 1 learns something, whatever interval a step draws.
+
+        A document's last stride takes up what is less than a block, so a second one begins with a whole block; and
+        something is predicted within it only from two tokens on.
+        """
+        return 2 if self.first_stride else self.stride + max(2, *self.intervals)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""

@@ -19,7 +19,7 @@ class Excerpts:
 
     Args:
         files: the texts; longer ones are drawn from as often as shorter ones.
-        n_chars: characters of an excerpt; it starts at a paragraph.
+        n_chars: characters of an excerpt, all of a shorter text; it starts at a paragraph where one is near.
         seed: of the draws.
     """
 
@@ -35,8 +35,9 @@ class Excerpts:
         rng = random.Random(f"{self._seed}/{number}")
         path = rng.choice(self._files)
         text = _text(path)
-        start = rng.randrange(max(1, len(text) - self._n_chars))
-        paragraph = text.find("\n\n", start, start + self._n_chars // 4)
+        last = max(0, len(text) - self._n_chars)  # a later start would leave too little to learn from
+        start = rng.randrange(max(1, last))
+        paragraph = text.find("\n\n", start, min(start + self._n_chars // 4, last))
         start = start if paragraph < 0 else paragraph + 2
         return TrainingExample(text[start : start + self._n_chars], None, None, (), f"{path.name}:{start}")
 
@@ -47,7 +48,7 @@ def split_texts(folder: Path, *, held_out: int, least_chars: int = 0) -> tuple[l
     Args:
         folder: the texts.
         held_out: files to measure on.
-        least_chars: shorter texts are left out: hours later, one would end a run that has nothing to learn from it.
+        least_chars: shorter texts are left out: there is nothing to learn from them.
 
     Raises:
         DocumentError: too few files.

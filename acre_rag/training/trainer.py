@@ -4,10 +4,10 @@ What a step draws depends on its number alone, never on a generator's state: tha
 a run that was killed goes on exactly where its last checkpoint stands.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol, cast
@@ -26,6 +26,7 @@ from acre_rag.training.reader import NestedReader
 from acre_rag.training.settings import TrainingSettings
 from acre_rag.training.sft import PlainReader
 
+logger = logging.getLogger(__name__)
 Record = Mapping[str, Any]
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -95,13 +96,14 @@ class Trainer:
 
         Raises:
             AdapterError: the checkpoint is damaged or of another run.
+            DocumentError: of the examples of one step, hardly any teaches anything.
         """
         progress = self._load()
-        examples = self._examples.starting_at(progress.step * self._settings.batch)
+        examples = self._examples.starting_at(progress.step * self._settings.batch + progress.n_skipped)
         last = min(steps or self._settings.steps, self._settings.steps)
         while progress.step < last:
             start = perf_counter()
-            record = self._step(progress.step, list(islice(examples, self._settings.batch)))
+            record = self._step(progress.step, examples)
             seconds = perf_counter() - start
             record |= {"seconds": round(seconds, 3)}
             progress = Progress(progress.step + 1, progress.seconds + seconds, (*progress.curve, record))
@@ -111,15 +113,22 @@ class Trainer:
                 self._on_step(record)
         return progress
 
-    def _step(self, step: int, batch: list[TrainingExample]) -> dict[str, Any]:
-        """One optimiser step over a batch; each process takes every `n`-th example."""
+    def _step(self, step: int, examples: Iterator[TrainingExample]) -> dict[str, Any]:
+        """One optimiser step over a batch; each process takes every `n`-th lesson.
+
+        All of them make all lessons, so that they agree on what is passed over.
+        """
         accelerator = self._accelerator
         draw = Draw.of(self._settings, step)
+        batch, skipped = self._teacher.lessons(examples, draw, n=self._settings.batch)
+        if accelerator.is_main_process:
+            for reason in skipped:
+                logger.warning("Step %d passes over an example: %s", step + 1, reason)
         mine = batch[accelerator.process_index :: accelerator.num_processes]
         parts: list[Tensor] = []
-        for number, example in enumerate(mine, 1):
+        for number, lesson in enumerate(mine, 1):
             with nullcontext() if number == len(mine) else accelerator.no_sync(self._model):
-                losses = lesson_losses(self._model, self._teacher.lesson(example, draw), self._settings)
+                losses = lesson_losses(self._model, lesson, self._settings)
                 accelerator.backward(losses.sum() / len(mine))
             parts.append(losses.detach())
         norm = accelerator.clip_grad_norm_(self._reader.parameters(), self._settings.max_grad_norm)
@@ -134,6 +143,7 @@ class Trainer:
             "step": step + 1,
             "loss": means[0],
             **({"retrieval_loss": means[1]} if len(means) > 1 else {}),
+            **({"skipped": len(skipped)} if skipped else {}),
             "interval": draw.interval,
             "tokens": draw.n_tokens * self._settings.batch,
             "learning_rate": rate,
