@@ -67,7 +67,7 @@ def test_a_plain_question_asks_all_documents_of_the_chain(qa: ACREDocumentQA, ti
     assert qa.invoke(QUESTION)["answer"] == qa.invoke({"input": QUESTION})["answer"] == expected.text
 
 
-@pytest.mark.parametrize("asked", [HumanMessage(QUESTION), [HumanMessage("Hi"), HumanMessage(QUESTION)]])
+@pytest.mark.parametrize("asked", [HumanMessage(QUESTION), [HumanMessage(QUESTION)]])
 def test_a_question_may_be_a_message(qa: ACREDocumentQA, asked: Any) -> None:
     result = qa.invoke({"input": asked, "documents": "zoo"})
     assert result["answer"] == qa.invoke({"input": QUESTION, "documents": "zoo"})["answer"]
@@ -191,6 +191,18 @@ def test_closing_a_stream_stops_the_model(qa: ACREDocumentQA, forwards: list[int
     assert len(forwards) == at_close < whole
 
 
+def test_a_conversation_as_input_is_the_history_and_then_the_question(qa: ACREDocumentQA) -> None:
+    said: list[BaseMessage] = [HumanMessage("Who?"), AIMessage("The mole.")]
+    expected = qa.invoke({"input": "Which number?", "documents": "zoo", "chat_history": said})["answer"]
+    talk = [*said, HumanMessage("Which number?")]
+    narrow = qa.model_copy(update={"documents": ["zoo"]})
+    assert narrow.invoke(talk) == narrow.invoke({"input": talk})
+    assert narrow.invoke(talk)["answer"] == expected
+    assert asyncio.run(narrow.ainvoke(talk))["answer"] == total(list(narrow.stream(talk)))["answer"] == expected
+    given = {"input": talk[1:], "documents": "zoo", "chat_history": said[:1]}
+    assert qa.invoke(given)["answer"] == expected
+
+
 def test_the_history_goes_with_the_question(qa: ACREDocumentQA, tiny_acre: ACRE) -> None:
     history: list[Any] = [("human", "Who?"), ("ai", "The mole.")]
     told = "user: Who?\nassistant: The mole.\nuser: Which number?"
@@ -266,6 +278,23 @@ def test_message_history_is_kept_by_langchain_and_the_document_stays_in_its_cach
     third = asyncio.run(chain.ainvoke({"input": "And the fox?", "documents": "zoo"}, config))
     assert third["context"] and len(kept["ann"].messages) == 6
     assert set(tiny_acre.documents) == set(TEXTS)
+
+
+@pytest.mark.filterwarnings("ignore:RunnableWithMessageHistory")
+def test_a_history_that_langchain_merges_into_the_input_is_not_lost(qa: ACREDocumentQA) -> None:
+    kept = InMemoryChatMessageHistory()
+    chain = RunnableWithMessageHistory(
+        qa,  # type: ignore[arg-type]
+        lambda session_id: kept,
+        input_messages_key="input",
+        output_messages_key="answer",
+    )
+    config: Any = {"configurable": {"session_id": "ann"}}
+    chain.invoke({"input": QUESTION, "documents": "zoo"}, config)
+    history = list(kept.messages)
+    second = chain.invoke({"input": "And the owl?", "documents": "zoo"}, config)["answer"]
+    assert second == qa.invoke({"input": "And the owl?", "documents": "zoo", "chat_history": history})["answer"]
+    assert [message.text for message in kept.messages] == [QUESTION, history[1].text, "And the owl?", second]
 
 
 @pytest.mark.asyncio
