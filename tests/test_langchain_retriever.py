@@ -15,7 +15,7 @@ from langchain_text_splitters import RecursiveCharacterTextSplitter
 
 from acre_rag import ACRE
 from acre_rag.errors import DocumentError
-from acre_rag.integrations.langchain import ACREDocumentQA, ACRERetriever, RetrieverGuide
+from acre_rag.integrations.langchain import ACREDocumentQA, ACRERetriever, RetrieverGuide, join_pages
 from acre_rag.retrieve import Span
 
 NAMES = ["fox", "owl", "hare", "mole", "wren", "toad", "lynx", "crow", "seal", "newt"]
@@ -103,6 +103,57 @@ def test_documents_are_named_by_id_else_by_their_own_source_else_by_their_text(t
     assert [found.document_metadata[id]["source"] for id in found.documents] == [
         page.metadata["source"] for page in pages
     ]
+
+
+def pages(*texts: str, **metadata: Any) -> list[LangChainDocument]:
+    """As `PyPDFLoader` makes them."""
+    return [
+        LangChainDocument(text, metadata={"source": "book.pdf", "page": n, "total_pages": len(texts), **metadata})
+        for n, text in enumerate(texts)
+    ]
+
+
+def test_a_blank_page_is_left_out_and_told(tiny_acre: ACRE, caplog: pytest.LogCaptureFixture) -> None:
+    parts = pages(ZOO, " \n", PARK)
+    for found in (
+        ACRERetriever.from_documents(parts, acre=tiny_acre),
+        asyncio.run(ACRERetriever.afrom_documents(parts, acre=tiny_acre)),
+    ):
+        assert [found.document_metadata[id]["page"] for id in found.documents] == [0, 2]
+    assert "1 of 3 documents are blank" in caplog.text
+    with pytest.raises(DocumentError, match="All of the 2 documents are blank.*Scanned"):
+        ACRERetriever.from_documents(pages("", " "), acre=tiny_acre)
+
+
+def test_pages_of_one_source_are_joined_and_passages_name_the_page(tiny_acre: ACRE) -> None:
+    sentences = [f"The {name} of the zoo keeps the number {i * 7}." for i, name in enumerate(NAMES)]
+    parts = pages(*sentences[:4], "", *sentences[4:])
+    loose = LangChainDocument(PARK, metadata={"title": "Park"})
+    joined = join_pages([parts[0], loose, *parts[1:]])
+    assert joined[0].id == "book.pdf" and joined[1] is loose and len(joined) == 2
+    retriever = ACRERetriever.from_documents([*parts, loose], acre=tiny_acre, join_pages=True, k=20)
+    assert retriever.documents[0] == "book.pdf" and len(retriever.documents) == 2
+    starts = [joined[0].page_content.index(sentence) for sentence in sentences]
+    numbers = [0, 1, 2, 3, 5, 6, 7, 8, 9, 10]
+    found = retriever.invoke(QUESTION, documents="book.pdf")
+    assert found
+    for each in found:
+        own = [
+            number
+            for number, start, sentence in zip(numbers, starts, sentences, strict=True)
+            if start < each.metadata["end"] and each.metadata["start"] < start + len(sentence)
+        ]
+        assert each.metadata["page"] == own[0]
+        assert each.metadata["page_label"] == (str(own[0] + 1) if len(own) == 1 else f"{own[0] + 1}-{own[-1] + 1}")
+        assert each.metadata["total_pages"] == 11 and "page_starts" not in each.metadata
+    assert "page" not in retriever.invoke(QUESTION, documents=retriever.documents[1])[0].metadata
+
+
+def test_a_page_keeps_the_label_that_its_file_gives_it() -> None:
+    [one] = join_pages(pages("x", "y", page_label="iv"))
+    assert one.metadata["page_labels"] == ["iv", "iv"] and one.metadata["page_numbers"] == [0, 1]
+    [alone] = join_pages(pages("x"))
+    assert alone.metadata == {"source": "book.pdf", "page": 0, "total_pages": 1}
 
 
 def test_the_same_documents_again_are_not_read_again(tiny_acre: ACRE) -> None:

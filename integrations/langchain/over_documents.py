@@ -31,28 +31,43 @@ class OverDocuments(BaseModel):
 
     @classmethod
     def from_documents(
-        cls, documents: Iterable[LangChainDocument], *, acre: ACRE, tenant: str = "", **fields: Any
+        cls,
+        documents: Iterable[LangChainDocument],
+        *,
+        acre: ACRE,
+        tenant: str = "",
+        join_pages: bool = False,
+        **fields: Any,
     ) -> Self:
         """Read documents; those that the engine already has are there at once.
 
         Args:
-            documents: named by their `id`, else by their `source`, else by a digest of the text.
+            documents: named by their `id`, else by their `source`, else by a digest of the text; blank ones are left
+                out. Each is read into a cache of its own, so a loader that makes one document a page makes one cache a
+                page.
             acre: the engine.
             tenant: whose documents.
+            join_pages: join documents that name the same `source`; sources then say which page they stand on.
             fields: other fields.
 
         Raises:
-            DocumentError: one is empty, or its id names another text.
+            DocumentError: all are blank, or an id names another text.
         """
-        added = add_documents(partial(acre.add, tenant=tenant), documents)
+        added = add_documents(partial(acre.add, tenant=tenant), documents, join_pages=join_pages)
         return cls(acre=acre, tenant=tenant, documents=added.ids, document_metadata=added.metadata, **fields)
 
     @classmethod
     async def afrom_documents(
-        cls, documents: Iterable[LangChainDocument], *, acre: ACRE, tenant: str = "", **fields: Any
+        cls,
+        documents: Iterable[LangChainDocument],
+        *,
+        acre: ACRE,
+        tenant: str = "",
+        join_pages: bool = False,
+        **fields: Any,
     ) -> Self:
         """`from_documents` on an event loop."""
-        added = await aadd_documents(partial(acre.aadd, tenant=tenant), documents)
+        added = await aadd_documents(partial(acre.aadd, tenant=tenant), documents, join_pages=join_pages)
         return cls(acre=acre, tenant=tenant, documents=added.ids, document_metadata=added.metadata, **fields)
 
     @classmethod

@@ -54,26 +54,29 @@ class SystemQA(AnsweringRunnable):
         system: str | Pipeline,
         setting: Setting | None = None,
         system_options: Mapping[str, Any] | None = None,
+        join_pages: bool = False,
         **fields: Any,
     ) -> Self:
         """Read documents, whatever reading means for the system.
 
         Args:
-            documents: named by their `id`, else by their `source`, else by a digest of the text.
+            documents: named by their `id`, else by their `source`, else by a digest of the text; blank ones are left
+                out.
             system: a name of `acre_rag.baselines.registry.SYSTEMS`, or a system that is there already.
             setting: model, template and window of a system that is made; the built-in model by default.
             system_options: options of a system that is made.
+            join_pages: join documents that name the same `source`; sources then say which page they stand on.
             fields: other fields.
 
         Raises:
             ConfigError: no such system or option.
-            DocumentError: a document is empty, or its id names another text.
+            DocumentError: all documents are blank, or an id names another text.
             CapacityError: too long for this system.
             UnavailableError: it cannot run here.
             MissingExtraError: its packages are not installed.
         """
         pipeline = pipeline_of(system, setting, **(system_options or {}))
-        added = add_documents(pipeline.add, documents)
+        added = add_documents(pipeline.add, documents, join_pages=join_pages)
         name = {"name": system} if isinstance(system, str) else {}
         return cls(pipeline=pipeline, documents=added.ids, document_metadata=added.metadata, **{**name, **fields})
 
