@@ -428,6 +428,41 @@ def test_what_a_retriever_found_elsewhere_is_left_out(index: ACREIndex) -> None:
     assert source.node.start_char_idx < 130 and source.node.end_char_idx > 100  # type: ignore[attr-defined]
 
 
+def page_of(file: str, number: int) -> NodeWithScore:
+    """The first section of a page, as an index that knows pages alone finds it."""
+    node = TextNode(text=text(number)[:37], start_char_idx=0, end_char_idx=37, metadata={"file_path": file})
+    node.relationships[NodeRelationship.SOURCE] = TextNode(id_=f"{file} {number}").as_related_node_info()
+    return NodeWithScore(node=node, score=0.5)
+
+
+def joined_files(acre: ACRE, *files: str) -> ACREIndex:
+    """Files of two pages each, and a document that names another file."""
+    pages = [Document(text=text(i), id_=f"{file} {i}", metadata={"file_path": file}) for file in files for i in (0, 1)]
+    return ACREIndex.from_documents([*pages, *documents()[:1]], acre=acre, join_pages=True)
+
+
+def test_a_page_of_a_joined_file_guides_refilling(tiny_acre: ACRE) -> None:
+    index = joined_files(tiny_acre, "x.pdf", "y.pdf")
+    assert set(index.cache_names()) == {"x.pdf", "y.pdf", "a"}
+    retriever = index.as_retriever(retriever=Fixed(page_of("y.pdf", 1)), select="retriever", max_passages=1)
+    [hit] = retriever.retrieve(QUESTION)
+    start = len(text(0)) + len("\n\n")
+    assert hit.node.ref_doc_id == "y.pdf"
+    assert hit.node.start_char_idx < start + 37 and hit.node.end_char_idx > start  # type: ignore[attr-defined]
+
+
+def test_a_page_of_a_file_that_is_not_asked_guides_nothing_and_is_told(
+    tiny_acre: ACRE, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = joined_files(tiny_acre, "x.pdf", "y.pdf")
+    filtered = page_of("x.pdf", 1)
+    filtered.node.relationships[NodeRelationship.SOURCE] = TextNode(id_="a").as_related_node_info()
+    acre = index.as_retriever(retriever=Fixed(page_of("y.pdf", 1), filtered)).asking.acre
+    asked = index.acre.documents[index.cache_names()["x.pdf"]]
+    assert acre.retriever(QUESTION, [asked]) == []
+    assert "None of the 2 nodes of Fixed stands in the documents asked" in caplog.text
+
+
 def test_with_a_retriever_the_strategy_is_hybrid_and_no_other_that_ignores_it(index: ACREIndex) -> None:
     assert index.as_retriever(retriever=Fixed()).asking.acre.config.select == "hybrid"
     with pytest.raises(ConfigError, match="hybrid"):
