@@ -14,7 +14,7 @@ from langchain_core.tools import create_retriever_tool
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
 from acre_rag import ACRE
-from acre_rag.errors import DocumentError
+from acre_rag.errors import ConfigError, DocumentError
 from acre_rag.integrations.langchain import ACREDocumentQA, ACRERetriever, RetrieverGuide, join_pages
 from acre_rag.retrieve import Span
 
@@ -233,6 +233,16 @@ def test_any_langchain_retriever_guides_refilling(tiny_acre: ACRE, select: str) 
     other = Scripted(found=[chunk for chunk in chunks if "seal" in chunk.page_content])
     context = ACREDocumentQA.from_texts([ZOO], retriever=other, **options).invoke(QUESTION)["context"]
     assert "seal" in context[0].page_content
+
+
+def test_with_a_retriever_the_strategy_is_hybrid_and_no_other_that_ignores_it(tiny_acre: ACRE) -> None:
+    guide = Scripted(found=[LangChainDocument(MOLE)])
+    tiny_acre.add(ZOO, id="zoo")
+    context = ACREDocumentQA(acre=tiny_acre, retriever=guide, max_tokens=4).invoke(QUESTION)["context"]
+    expected = tiny_acre.using(select="hybrid", retriever=RetrieverGuide(guide)).retrieve(QUESTION)
+    assert [each.page_content for each in context] == [source.text for source in expected]
+    with pytest.raises(ConfigError, match="'consensus' asks no retriever: use 'hybrid'"):
+        ACREDocumentQA(acre=tiny_acre, retriever=guide, select="consensus").invoke(QUESTION)
 
 
 def test_acres_own_retriever_may_guide_the_same_engine(tiny_acre: ACRE) -> None:
