@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from acre_rag import ACRE, ACREConfig, GenerationSettings
 from acre_rag.decoder import Decoder
 from acre_rag.errors import AcreError, CapacityError, ConfigError, DocumentError
-from acre_rag.integrations.langchain import ACREDocumentQA
+from acre_rag.integrations.langchain import ACREDocumentQA, ACRERetriever, ChatACRE
+from acre_rag.worker import Ticket
 
 NAMES = ["fox", "owl", "hare", "mole", "wren", "toad", "lynx", "crow", "seal", "newt"]
 TEXTS = {
@@ -59,6 +61,48 @@ def test_the_answer_is_the_engines_with_its_sources_as_context(qa: ACREDocumentQ
         assert result["answer"] == expected.text
         assert [each.page_content for each in result["context"]] == [source.text for source in expected.sources]
         assert {each.metadata["title"] for each in result["context"]} == {"Zoo"}
+
+
+@pytest.fixture
+def two_engines(tiny: Decoder, tmp_path: Path) -> tuple[ACRE, ACRE]:
+    """On one store, as of two processes; the second has looked through it already."""
+    config = ACREConfig(window=1024, interval=8, stride=64, passage_tokens=32, max_passages=2)
+    first, second = (ACRE(tiny, config=config, store=tmp_path) for _ in range(2))
+    assert not second.documents
+    return first, second
+
+
+def test_a_document_that_another_process_stored_is_found_by_its_name(two_engines: tuple[ACRE, ACRE]) -> None:
+    first, second = two_engines
+    first.add(TEXTS["zoo"], id="zoo")
+    expected = first.ask(QUESTION, "zoo", settings=SETTINGS).text
+    given = {"input": QUESTION, "documents": "zoo"}
+    assert ACREDocumentQA(acre=second, max_tokens=10).invoke(given)["answer"] == expected
+    first.add(TEXTS["park"], id="park")
+    assert ChatACRE(acre=second, documents=["park"], max_tokens=10).invoke(QUESTION).text
+    with pytest.raises(DocumentError, match="'farm'; there are: zoo, park"):
+        ACREDocumentQA(acre=second).invoke({"input": QUESTION, "documents": "farm"})
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("ask", ["chain", "stream", "chat", "retriever"])
+async def test_looking_for_a_document_does_not_hold_up_the_event_loop(two_engines: tuple[ACRE, ACRE], ask: str) -> None:
+    first, second = two_engines
+    await first.aadd(TEXTS["zoo"], id="zoo")
+    qa, given = ACREDocumentQA(acre=second, max_tokens=4), {"input": QUESTION, "documents": "zoo"}
+    second.decoder.worker.submit([Ticket(lambda _: [time.sleep(0.5)])])
+    asking = asyncio.ensure_future(
+        {
+            "chain": lambda: qa.ainvoke(given),
+            "stream": lambda: gather(qa.astream(given)),
+            "chat": lambda: ChatACRE(acre=second, max_tokens=4).ainvoke(QUESTION, documents="zoo"),
+            "retriever": lambda: ACRERetriever(acre=second).ainvoke(QUESTION, documents="zoo"),
+        }[ask]()
+    )
+    begun = time.monotonic()
+    await asyncio.sleep(0.05)
+    assert time.monotonic() - begun < 0.4 and not asking.done()
+    assert await asking
 
 
 def test_a_plain_question_asks_all_documents_of_the_chain(qa: ACREDocumentQA, tiny_acre: ACRE) -> None:

@@ -135,6 +135,10 @@ class ChatACRE(DecodingOptions, BaseChatModel):
                 return Call(self._question(messages[1:]), settings, timeout_s, self.tenant, carried=text)
         return Call(chat_prompt(messages, self.acre.decoder.tokenizer), settings, timeout_s)
 
+    async def acall(self, messages: Sequence[BaseMessage], stop: list[str] | None = None, **options: Any) -> Call:
+        """`call` on an event loop, which looking for documents would hold up."""
+        return await run_in_executor(None, self.call, messages, stop, **options)
+
     def _question(self, messages: Sequence[BaseMessage], instructions: str = "") -> str:
         return question_with_history(messages, instructions=instructions, most=self.history_messages)
 
@@ -157,7 +161,7 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         call: Call | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = call or self.call(messages, stop, **kwargs)
+        call = call or await self.acall(messages, stop, **kwargs)
         return self._result(await call.aanswer(self.acre), call)
 
     def _stream(
@@ -182,7 +186,7 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         call: Call | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = call or self.call(messages, stop, **kwargs)
+        call = call or await self.acall(messages, stop, **kwargs)
         chunks = Chunks(call, self.model_name)
         pieces = await call.astream(self.acre)
         try:
@@ -222,7 +226,7 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self.call(messages, stop, **kwargs)
+        call = await self.acall(messages, stop, **kwargs)
         if self._caches():  # digesting the weights for the first time would hold up the loop
             await run_in_executor(None, engine_identity, self.acre)
         return await super()._agenerate_with_cache(messages, run_manager=run_manager, call=call, **_streaming(kwargs))

@@ -12,7 +12,7 @@ from langchain_core.runnables.utils import AddableDict
 from pydantic import Field
 
 from acre_rag import ACRE, Document
-from acre_rag.integrations.langchain.calls import find_documents
+from acre_rag.integrations.langchain.calls import Asked, afind_documents, find_documents
 from acre_rag.integrations.langchain.chat import ChatACRE
 from acre_rag.integrations.langchain.engines import engine_with
 from acre_rag.integrations.langchain.messages import text_of
@@ -77,7 +77,7 @@ class ACREDocumentQA(OverDocuments, AnsweringRunnable):
     async def _aanswer(
         self, input: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **options: Any
     ) -> AddableDict:
-        given, documents = self._read(input)
+        given, documents = await self._aread(input)
         message = await self._chat.ainvoke(await self._amessages(given, config), config, documents=documents, **options)
         output = AddableDict(input=given.shown, **self._context(message, documents), answer=text_of(message))
         await areport(ACRERetriever.__name__, given, output["context"], run_manager)
@@ -104,7 +104,7 @@ class ACREDocumentQA(OverDocuments, AnsweringRunnable):
         config: RunnableConfig,
         **options: Any,
     ) -> AsyncIterator[AddableDict]:
-        given, documents = self._read(await agathered(input))
+        given, documents = await self._aread(await agathered(input))
         yield AddableDict(input=given.shown)
         messages = await self._amessages(given, config)
         async with aclosing(cast(Any, self._chat.astream(messages, config, documents=documents, **options))) as chunks:
@@ -128,8 +128,14 @@ class ACREDocumentQA(OverDocuments, AnsweringRunnable):
     def _read(self, input: Any) -> tuple[Given, tuple[Document, ...]]:
         """The input and the documents that it asks; held as objects, so that the context is cut from their texts."""
         given = read_input(input)
-        asked = self.documents if given.documents is None else given.documents
-        return given, find_documents(self.acre, asked, self.tenant)
+        return given, find_documents(self.acre, self._asked(given), self.tenant)
+
+    async def _aread(self, input: Any) -> tuple[Given, tuple[Document, ...]]:
+        given = read_input(input)
+        return given, await afind_documents(self.acre, self._asked(given), self.tenant)
+
+    def _asked(self, given: Given) -> Asked:
+        return self.documents if given.documents is None else given.documents
 
     def _context(self, message: AIMessage, documents: tuple[Document, ...]) -> AddableDict:
         """The context that a message brings; nothing where it brings none, as most chunks of a stream."""

@@ -9,7 +9,7 @@ from langchain_core.runnables.config import run_in_executor
 from pydantic import Field
 
 from acre_rag import Document, Source
-from acre_rag.integrations.langchain.calls import Asked, find_documents
+from acre_rag.integrations.langchain.calls import Asked, afind_documents, find_documents
 from acre_rag.integrations.langchain.over_documents import OverDocuments
 from acre_rag.integrations.langchain.results import passage, places_of, source_documents
 
@@ -46,7 +46,7 @@ class ACRERetriever(OverDocuments, BaseRetriever):
         k: int | None = None,
         documents: Asked = None,
     ) -> list[LangChainDocument]:
-        asked = find_documents(self.acre, self.documents if documents is None else documents, self.tenant)
+        asked = await afind_documents(self.acre, self.documents if documents is None else documents, self.tenant)
         if (most := k or self.k) is None:
             return self._refilled(await self.acre.aretrieve(query, asked, tenant=self.tenant), asked)
         return await run_in_executor(None, self._best, query, asked, most)
