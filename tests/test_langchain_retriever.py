@@ -4,6 +4,7 @@ import asyncio
 import logging
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import create_retriever_tool
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
-from acre_rag import ACRE
-from acre_rag.errors import ConfigError, DocumentError
+from acre_rag import ACRE, ACREConfig
+from acre_rag.decoder import Decoder
+from acre_rag.errors import ConfigError, DocumentError, FingerprintError
 from acre_rag.integrations.langchain import ACREDocumentQA, ACRERetriever, RetrieverGuide, join_pages
 from acre_rag.retrieve import Span
 
@@ -164,6 +166,21 @@ def test_the_same_documents_again_are_not_read_again(tiny_acre: ACRE) -> None:
     assert tiny_acre.documents["zoo"] is read and again.documents == ["zoo"]
     with pytest.raises(DocumentError, match="another text"):
         ACRERetriever.from_texts([PARK], acre=tiny_acre, ids=["zoo"])
+
+
+def test_caches_of_other_options_are_refused_or_built_anew(tiny: Decoder, tmp_path: Path) -> None:
+    def engine(interval: int) -> ACRE:
+        return ACRE(tiny, config=ACREConfig(window=512, interval=interval, stride=64), store=tmp_path)
+
+    documents = [LangChainDocument(ZOO, id="zoo"), LangChainDocument(PARK, id="park")]
+    ACRERetriever.from_documents(documents, acre=engine(8))
+    with pytest.raises(FingerprintError, match="interval"):
+        ACRERetriever.from_documents(documents, acre=engine(16))
+    with pytest.raises(FingerprintError, match="interval"):
+        asyncio.run(ACREDocumentQA.afrom_documents(documents, acre=engine(16)))
+    one = ACRERetriever.from_documents(documents[:1], acre=engine(16), rebuild=True)
+    other = asyncio.run(ACREDocumentQA.afrom_documents(documents, acre=one.acre, rebuild=True))
+    assert {each.interval for each in other.acre.documents.values()} == {16}
 
 
 MOLE = "The mole of the zoo keeps the number 21."

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
@@ -20,7 +21,7 @@ from llama_index.core.schema import NodeRelationship, NodeWithScore, TextNode
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 from acre_rag import ACRE, ACREConfig, GenerationSettings, Source
-from acre_rag.errors import ConfigError, DeadlineError, DocumentError
+from acre_rag.errors import ConfigError, DeadlineError, DocumentError, FingerprintError
 from acre_rag.integrations.llama_index import ACRELLM, ACREChatEngine, ACREIndex, ACREQueryEngine
 from acre_rag.integrations.llama_index.documents import cache_name, text_digest
 from acre_rag.integrations.llama_index.filters import passes
@@ -163,6 +164,34 @@ def test_from_documents_reads_and_asks(tiny_acre: ACRE) -> None:
     assert len(engine.query(QUESTION).source_nodes) == 1
     streaming = ACREQueryEngine.from_documents(documents(), acre=tiny_acre, settings=EIGHT, streaming=True)
     assert isinstance(streaming.query(QUESTION), StreamingResponse)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"llm": MockLLM()}, r"as_query_engine\(llm=\.\.\.\)"),
+        ({"top_k": 3}, "'top_k'"),
+        ({"retriever": object(), "select": "consensus"}, "hybrid"),
+        ({"settings": {"max_tokens": 3}}, "GenerationSettings"),
+    ],
+)
+def test_a_mistake_in_an_option_is_told_before_anything_is_read(
+    tiny_acre: ACRE, forwards: list[int], options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        ACREQueryEngine.from_documents(documents(), acre=tiny_acre, **options)
+    assert not forwards and not tiny_acre.documents
+
+
+def test_caches_of_other_options_are_refused_or_built_anew(tiny_acre: ACRE, tmp_path: Path) -> None:
+    def engine(interval: int) -> ACRE:
+        return ACRE(tiny_decoder(), config=replace(tiny_acre.config, interval=interval), store=tmp_path)
+
+    ACREQueryEngine.from_documents(documents(), acre=engine(8))
+    with pytest.raises(FingerprintError, match="interval"):
+        ACREQueryEngine.from_documents(documents(), acre=engine(16))
+    again = ACREQueryEngine.from_documents(documents(), acre=engine(16), rebuild=True)
+    assert {each.interval for each in again.asking.acre.documents.values()} == {16}
 
 
 def test_options_of_the_engine_reach_it(index: ACREIndex) -> None:

@@ -93,14 +93,13 @@ class ACREIndex(WholeDocumentIndex):
             DocumentError: a transformation split a document.
             CapacityError: a document is too long for the engine's window.
         """
-        engine = acre if isinstance(acre, ACRE) else ACRE.from_pretrained(**({"model": acre} if acre else {}))
         return super().from_documents(
             pages_joined(documents) if join_pages else documents,
             storage_context=storage_context,
             show_progress=show_progress,
             callback_manager=callback_manager,
             transformations=never_splitting(transformations),
-            acre=engine,
+            acre=engine_of(acre),
             tenant=tenant,
             **options,
         )
@@ -181,6 +180,11 @@ class ACREIndex(WholeDocumentIndex):
         if settings is not None and not isinstance(settings, GenerationSettings):
             raise ConfigError(f"settings must be GenerationSettings, got {type(settings).__name__}.")
         return Asking(acre=engine_with(self._shelf, **options), shelf=self._shelf, **own)
+
+
+def engine_of(acre: ACRE | str | None) -> ACRE:
+    """An engine, by itself or by the name of its model; the built-in one by default."""
+    return acre if isinstance(acre, ACRE) else ACRE.from_pretrained(**({"model": acre} if acre else {}))
 
 
 INDEX_STRUCT_TYPE_TO_INDEX_CLASS[STRUCT_TYPE] = ACREIndex
