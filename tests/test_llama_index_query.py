@@ -137,6 +137,37 @@ def test_equal_places_in_two_versions_have_different_ids(index: ACREIndex, engin
     assert (engine.query(QUESTION).metadata or {})["documents"] == {"b": text_digest(changed)}
 
 
+def test_a_system_prompt_is_told_before_the_conversation_with_every_question(index: ACREIndex) -> None:
+    said = [ChatMessage(role="user", content="Hello"), ChatMessage(role="assistant", content="Hi")]
+    acre, name = index.acre, index.cache_names()["b"]
+    plain = acre.template
+    history = "\n\nEarlier in this conversation:\nuser: Hello\nassistant: Hi"
+    chat = conversation(index, system_prompt="Be {brief}.", verbose=True)
+    for told in ("\n\nBe {brief}.", "\n\nBe {brief}." + history):
+        template = replace(plain, after=told + plain.after)
+        expected = acre.using(template=template).ask(QUESTION, name, settings=EIGHT)
+        assert chat.chat(QUESTION).response == expected.text
+        assert asyncio.run(conversation(index, system_prompt="Be {brief}.", chat_history=said).achat(QUESTION)).response
+        chat = conversation(index, system_prompt="Be {brief}.", chat_history=said)
+
+
+@pytest.mark.parametrize("mode", ["best", "condense_question", "context", "condense_plus_context", "simple"])
+def test_an_unknown_option_of_a_conversation_is_refused_and_verbose_disturbs_nobody(
+    index: ACREIndex, mode: str
+) -> None:
+    with pytest.raises(ConfigError, match="'sytem_prompt' is no option.*system_prompt"):
+        index.as_chat_engine(mode, llm=MockLLM(), sytem_prompt="Be brief.")  # type: ignore[arg-type]
+    assert index.as_chat_engine(mode, llm=MockLLM(), verbose=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["similarity_topk", "settings", "timeout_s", "question_template"])
+def test_options_that_another_model_cannot_use_are_refused(index: ACREIndex, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' is no option of RetrieverQueryEngine.*similarity_top_k"):
+        index.as_query_engine(llm=MockLLM(), **{name: None})
+    engine: Any = index.as_query_engine(llm=MockLLM(), similarity_top_k=1, response_mode="tree_summarize", verbose=True)
+    assert len(engine.query(QUESTION).source_nodes) == 1
+
+
 def test_braces_in_a_conversation_are_words(index: ACREIndex) -> None:
     said = [ChatMessage(role="user", content="{question} {x}"), ChatMessage(role="assistant", content="{chat_history}")]
     assert conversation(index, chat_history=said).chat(QUESTION).source_nodes
