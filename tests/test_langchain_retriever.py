@@ -81,6 +81,18 @@ def test_k_passages_are_also_found_among_more_documents_than_fit_the_window(tiny
         assert each.page_content == document.text[each.metadata["start"] : each.metadata["end"]]
 
 
+@pytest.mark.parametrize("select", ["consensus", "retriever"])
+def test_a_document_shorter_than_one_block_is_a_passage_of_its_own(tiny_acre: ACRE, select: str) -> None:
+    acre = tiny_acre.using(select=select)
+    retriever = ACRERetriever.from_texts([ZOO, "A wren."], acre=acre, ids=["zoo", "wren"])
+    for found in (retriever.invoke(QUESTION), retriever.invoke(QUESTION, k=40)):
+        [wren] = [each for each in found if each.metadata["document_id"] == "wren"]
+        assert (wren.page_content, wren.metadata["score"]) == ("A wren.", 0.0)
+        scores = [each.metadata["score"] for each in found]
+        assert scores == sorted(scores, reverse=True)
+    assert [each.page_content for each in retriever.invoke(QUESTION, documents="wren", k=2)] == ["A wren."]
+
+
 def test_it_is_a_tool_for_agents(retriever: ACRERetriever) -> None:
     tool = create_retriever_tool(retriever, "zoo", "Finds animals.")
     assert tool.invoke({"query": QUESTION}) == "\n\n".join(each.page_content for each in retriever.invoke(QUESTION))
