@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.documents import Document as LangChainDocument
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage, trim_messages
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
@@ -56,6 +56,47 @@ def test_the_models_own_chat_template_is_used(chat: ChatACRE, tiny_acre: ACRE, m
     monkeypatch.setattr(tiny_acre.decoder.tokenizer, "chat_template", template)
     said = chat.invoke([SystemMessage("A"), HumanMessage("B")])
     assert said.content == tiny_acre.complete("[system|A][user|B]>", settings=SHORT).text
+
+
+ORDERLY = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}[{{ m.role }}|{{ m.content }}]{% endfor %}>"
+)
+"""A chat template that wants user and assistant by turns, as many models' own do."""
+
+
+@pytest.mark.parametrize("template", [None, ORDERLY])
+def test_tokens_are_counted_as_they_are_read(
+    chat: ChatACRE, tiny_acre: ACRE, monkeypatch: pytest.MonkeyPatch, template: str | None
+) -> None:
+    monkeypatch.setattr(tiny_acre.decoder.tokenizer, "chat_template", template)
+    talk: list[Any] = [HumanMessage("Hello"), AIMessage("Hi"), HumanMessage("Bye")]
+    read = chat.invoke(talk).usage_metadata
+    assert read is not None
+    assert chat.get_num_tokens_from_messages(talk) == read["input_tokens"]
+    assert chat.get_num_tokens_from_messages([]) == 0
+    assert chat.get_num_tokens("Bye") == 3
+
+
+@pytest.mark.parametrize("template", [None, ORDERLY])
+def test_a_conversation_is_trimmed_by_the_models_own_tokens(
+    chat: ChatACRE, tiny_acre: ACRE, monkeypatch: pytest.MonkeyPatch, template: str | None
+) -> None:
+    monkeypatch.setattr(tiny_acre.decoder.tokenizer, "chat_template", template)
+    talk = [HumanMessage("Hello " * 20), AIMessage("Hi"), HumanMessage("Bye"), AIMessage("So long")]
+    most = len("<s>user: Bye\nassistant: So long\nassistant:")
+    assert trim_messages(talk, max_tokens=most, token_counter=chat, start_on="human") == talk[2:]
+
+
+def test_tokens_of_a_question_about_documents_are_counted_with_its_history(tiny_acre: ACRE, zoo: Document) -> None:
+    chat = ChatACRE(acre=tiny_acre, documents=["zoo"], history_messages=1)
+    talk: list[Any] = [HumanMessage("Hello"), AIMessage("Hi"), HumanMessage("Who?")]
+    assert chat.get_num_tokens_from_messages(talk) == len("assistant: Hi\nuser: Who?")
+
+
+def test_a_tokenizer_of_the_users_own_counts(tiny_acre: ACRE) -> None:
+    chat = ChatACRE(acre=tiny_acre, custom_get_token_ids=lambda text: [ord(char) for char in text[:2]])
+    assert chat.get_token_ids("Hello") == [72, 101]
 
 
 def test_a_result_of_a_tool_is_told_by_the_user(chat: ChatACRE) -> None:

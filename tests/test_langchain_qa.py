@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from acre_rag import ACRE, ACREConfig, GenerationSettings
 from acre_rag.decoder import Decoder
 from acre_rag.errors import AcreError, CapacityError, ConfigError, DocumentError
-from acre_rag.integrations.langchain import ACREDocumentQA
+from acre_rag.integrations.langchain import ACREDocumentQA, ACRERetriever, ChatACRE
+from acre_rag.worker import Ticket
 
 NAMES = ["fox", "owl", "hare", "mole", "wren", "toad", "lynx", "crow", "seal", "newt"]
 TEXTS = {
@@ -61,13 +63,55 @@ def test_the_answer_is_the_engines_with_its_sources_as_context(qa: ACREDocumentQ
         assert {each.metadata["title"] for each in result["context"]} == {"Zoo"}
 
 
+@pytest.fixture
+def two_engines(tiny: Decoder, tmp_path: Path) -> tuple[ACRE, ACRE]:
+    """On one store, as of two processes; the second has looked through it already."""
+    config = ACREConfig(window=1024, interval=8, stride=64, passage_tokens=32, max_passages=2)
+    first, second = (ACRE(tiny, config=config, store=tmp_path) for _ in range(2))
+    assert not second.documents
+    return first, second
+
+
+def test_a_document_that_another_process_stored_is_found_by_its_name(two_engines: tuple[ACRE, ACRE]) -> None:
+    first, second = two_engines
+    first.add(TEXTS["zoo"], id="zoo")
+    expected = first.ask(QUESTION, "zoo", settings=SETTINGS).text
+    given = {"input": QUESTION, "documents": "zoo"}
+    assert ACREDocumentQA(acre=second, max_tokens=10).invoke(given)["answer"] == expected
+    first.add(TEXTS["park"], id="park")
+    assert ChatACRE(acre=second, documents=["park"], max_tokens=10).invoke(QUESTION).text
+    with pytest.raises(DocumentError, match="'farm'; there are: zoo, park"):
+        ACREDocumentQA(acre=second).invoke({"input": QUESTION, "documents": "farm"})
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("ask", ["chain", "stream", "chat", "retriever"])
+async def test_looking_for_a_document_does_not_hold_up_the_event_loop(two_engines: tuple[ACRE, ACRE], ask: str) -> None:
+    first, second = two_engines
+    await first.aadd(TEXTS["zoo"], id="zoo")
+    qa, given = ACREDocumentQA(acre=second, max_tokens=4), {"input": QUESTION, "documents": "zoo"}
+    second.decoder.worker.submit([Ticket(lambda _: [time.sleep(0.5)])])
+    asking = asyncio.ensure_future(
+        {
+            "chain": lambda: qa.ainvoke(given),
+            "stream": lambda: gather(qa.astream(given)),
+            "chat": lambda: ChatACRE(acre=second, max_tokens=4).ainvoke(QUESTION, documents="zoo"),
+            "retriever": lambda: ACRERetriever(acre=second).ainvoke(QUESTION, documents="zoo"),
+        }[ask]()
+    )
+    begun = time.monotonic()
+    await asyncio.sleep(0.05)
+    assert time.monotonic() - begun < 0.4 and not asking.done()
+    assert await asking
+
+
 def test_a_plain_question_asks_all_documents_of_the_chain(qa: ACREDocumentQA, tiny_acre: ACRE) -> None:
     tiny_acre.add("A later document of someone else.", id="later")
     expected = tiny_acre.ask(QUESTION, list(TEXTS), settings=SETTINGS)
     assert qa.invoke(QUESTION)["answer"] == qa.invoke({"input": QUESTION})["answer"] == expected.text
 
 
-@pytest.mark.parametrize("asked", [HumanMessage(QUESTION), [HumanMessage("Hi"), HumanMessage(QUESTION)]])
+@pytest.mark.parametrize("asked", [HumanMessage(QUESTION), [HumanMessage(QUESTION)]])
 def test_a_question_may_be_a_message(qa: ACREDocumentQA, asked: Any) -> None:
     result = qa.invoke({"input": asked, "documents": "zoo"})
     assert result["answer"] == qa.invoke({"input": QUESTION, "documents": "zoo"})["answer"]
@@ -191,6 +235,18 @@ def test_closing_a_stream_stops_the_model(qa: ACREDocumentQA, forwards: list[int
     assert len(forwards) == at_close < whole
 
 
+def test_a_conversation_as_input_is_the_history_and_then_the_question(qa: ACREDocumentQA) -> None:
+    said: list[BaseMessage] = [HumanMessage("Who?"), AIMessage("The mole.")]
+    expected = qa.invoke({"input": "Which number?", "documents": "zoo", "chat_history": said})["answer"]
+    talk = [*said, HumanMessage("Which number?")]
+    narrow = qa.model_copy(update={"documents": ["zoo"]})
+    assert narrow.invoke(talk) == narrow.invoke({"input": talk})
+    assert narrow.invoke(talk)["answer"] == expected
+    assert asyncio.run(narrow.ainvoke(talk))["answer"] == total(list(narrow.stream(talk)))["answer"] == expected
+    given = {"input": talk[1:], "documents": "zoo", "chat_history": said[:1]}
+    assert qa.invoke(given)["answer"] == expected
+
+
 def test_the_history_goes_with_the_question(qa: ACREDocumentQA, tiny_acre: ACRE) -> None:
     history: list[Any] = [("human", "Who?"), ("ai", "The mole.")]
     told = "user: Who?\nassistant: The mole.\nuser: Which number?"
@@ -266,6 +322,23 @@ def test_message_history_is_kept_by_langchain_and_the_document_stays_in_its_cach
     third = asyncio.run(chain.ainvoke({"input": "And the fox?", "documents": "zoo"}, config))
     assert third["context"] and len(kept["ann"].messages) == 6
     assert set(tiny_acre.documents) == set(TEXTS)
+
+
+@pytest.mark.filterwarnings("ignore:RunnableWithMessageHistory")
+def test_a_history_that_langchain_merges_into_the_input_is_not_lost(qa: ACREDocumentQA) -> None:
+    kept = InMemoryChatMessageHistory()
+    chain = RunnableWithMessageHistory(
+        qa,  # type: ignore[arg-type]
+        lambda session_id: kept,
+        input_messages_key="input",
+        output_messages_key="answer",
+    )
+    config: Any = {"configurable": {"session_id": "ann"}}
+    chain.invoke({"input": QUESTION, "documents": "zoo"}, config)
+    history = list(kept.messages)
+    second = chain.invoke({"input": "And the owl?", "documents": "zoo"}, config)["answer"]
+    assert second == qa.invoke({"input": "And the owl?", "documents": "zoo", "chat_history": history})["answer"]
+    assert [message.text for message in kept.messages] == [QUESTION, history[1].text, "And the owl?", second]
 
 
 @pytest.mark.asyncio

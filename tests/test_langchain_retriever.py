@@ -4,6 +4,7 @@ import asyncio
 import logging
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import create_retriever_tool
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
-from acre_rag import ACRE
-from acre_rag.errors import DocumentError
-from acre_rag.integrations.langchain import ACREDocumentQA, ACRERetriever, RetrieverGuide
+from acre_rag import ACRE, ACREConfig
+from acre_rag.decoder import Decoder
+from acre_rag.errors import ConfigError, DocumentError, FingerprintError
+from acre_rag.integrations.langchain import ACREDocumentQA, ACRERetriever, RetrieverGuide, join_pages
 from acre_rag.retrieve import Span
 
 NAMES = ["fox", "owl", "hare", "mole", "wren", "toad", "lynx", "crow", "seal", "newt"]
@@ -79,6 +81,18 @@ def test_k_passages_are_also_found_among_more_documents_than_fit_the_window(tiny
         assert each.page_content == document.text[each.metadata["start"] : each.metadata["end"]]
 
 
+@pytest.mark.parametrize("select", ["consensus", "retriever"])
+def test_a_document_shorter_than_one_block_is_a_passage_of_its_own(tiny_acre: ACRE, select: str) -> None:
+    acre = tiny_acre.using(select=select)
+    retriever = ACRERetriever.from_texts([ZOO, "A wren."], acre=acre, ids=["zoo", "wren"])
+    for found in (retriever.invoke(QUESTION), retriever.invoke(QUESTION, k=40)):
+        [wren] = [each for each in found if each.metadata["document_id"] == "wren"]
+        assert (wren.page_content, wren.metadata["score"]) == ("A wren.", 0.0)
+        scores = [each.metadata["score"] for each in found]
+        assert scores == sorted(scores, reverse=True)
+    assert [each.page_content for each in retriever.invoke(QUESTION, documents="wren", k=2)] == ["A wren."]
+
+
 def test_it_is_a_tool_for_agents(retriever: ACRERetriever) -> None:
     tool = create_retriever_tool(retriever, "zoo", "Finds animals.")
     assert tool.invoke({"query": QUESTION}) == "\n\n".join(each.page_content for each in retriever.invoke(QUESTION))
@@ -105,6 +119,57 @@ def test_documents_are_named_by_id_else_by_their_own_source_else_by_their_text(t
     ]
 
 
+def pages(*texts: str, **metadata: Any) -> list[LangChainDocument]:
+    """As `PyPDFLoader` makes them."""
+    return [
+        LangChainDocument(text, metadata={"source": "book.pdf", "page": n, "total_pages": len(texts), **metadata})
+        for n, text in enumerate(texts)
+    ]
+
+
+def test_a_blank_page_is_left_out_and_told(tiny_acre: ACRE, caplog: pytest.LogCaptureFixture) -> None:
+    parts = pages(ZOO, " \n", PARK)
+    for found in (
+        ACRERetriever.from_documents(parts, acre=tiny_acre),
+        asyncio.run(ACRERetriever.afrom_documents(parts, acre=tiny_acre)),
+    ):
+        assert [found.document_metadata[id]["page"] for id in found.documents] == [0, 2]
+    assert "1 of 3 documents are blank" in caplog.text
+    with pytest.raises(DocumentError, match="All of the 2 documents are blank.*Scanned"):
+        ACRERetriever.from_documents(pages("", " "), acre=tiny_acre)
+
+
+def test_pages_of_one_source_are_joined_and_passages_name_the_page(tiny_acre: ACRE) -> None:
+    sentences = [f"The {name} of the zoo keeps the number {i * 7}." for i, name in enumerate(NAMES)]
+    parts = pages(*sentences[:4], "", *sentences[4:])
+    loose = LangChainDocument(PARK, metadata={"title": "Park"})
+    joined = join_pages([parts[0], loose, *parts[1:]])
+    assert joined[0].id == "book.pdf" and joined[1] is loose and len(joined) == 2
+    retriever = ACRERetriever.from_documents([*parts, loose], acre=tiny_acre, join_pages=True, k=20)
+    assert retriever.documents[0] == "book.pdf" and len(retriever.documents) == 2
+    starts = [joined[0].page_content.index(sentence) for sentence in sentences]
+    numbers = [0, 1, 2, 3, 5, 6, 7, 8, 9, 10]
+    found = retriever.invoke(QUESTION, documents="book.pdf")
+    assert found
+    for each in found:
+        own = [
+            number
+            for number, start, sentence in zip(numbers, starts, sentences, strict=True)
+            if start < each.metadata["end"] and each.metadata["start"] < start + len(sentence)
+        ]
+        assert each.metadata["page"] == own[0]
+        assert each.metadata["page_label"] == (str(own[0] + 1) if len(own) == 1 else f"{own[0] + 1}-{own[-1] + 1}")
+        assert each.metadata["total_pages"] == 11 and "page_starts" not in each.metadata
+    assert "page" not in retriever.invoke(QUESTION, documents=retriever.documents[1])[0].metadata
+
+
+def test_a_page_keeps_the_label_that_its_file_gives_it() -> None:
+    [one] = join_pages(pages("x", "y", page_label="iv"))
+    assert one.metadata["page_labels"] == ["iv", "iv"] and one.metadata["page_numbers"] == [0, 1]
+    [alone] = join_pages(pages("x"))
+    assert alone.metadata == {"source": "book.pdf", "page": 0, "total_pages": 1}
+
+
 def test_the_same_documents_again_are_not_read_again(tiny_acre: ACRE) -> None:
     documents = [LangChainDocument(ZOO, id="zoo")]
     ACRERetriever.from_documents(documents, acre=tiny_acre)
@@ -113,6 +178,21 @@ def test_the_same_documents_again_are_not_read_again(tiny_acre: ACRE) -> None:
     assert tiny_acre.documents["zoo"] is read and again.documents == ["zoo"]
     with pytest.raises(DocumentError, match="another text"):
         ACRERetriever.from_texts([PARK], acre=tiny_acre, ids=["zoo"])
+
+
+def test_caches_of_other_options_are_refused_or_built_anew(tiny: Decoder, tmp_path: Path) -> None:
+    def engine(interval: int) -> ACRE:
+        return ACRE(tiny, config=ACREConfig(window=512, interval=interval, stride=64), store=tmp_path)
+
+    documents = [LangChainDocument(ZOO, id="zoo"), LangChainDocument(PARK, id="park")]
+    ACRERetriever.from_documents(documents, acre=engine(8))
+    with pytest.raises(FingerprintError, match="interval"):
+        ACRERetriever.from_documents(documents, acre=engine(16))
+    with pytest.raises(FingerprintError, match="interval"):
+        asyncio.run(ACREDocumentQA.afrom_documents(documents, acre=engine(16)))
+    one = ACRERetriever.from_documents(documents[:1], acre=engine(16), rebuild=True)
+    other = asyncio.run(ACREDocumentQA.afrom_documents(documents, acre=one.acre, rebuild=True))
+    assert {each.interval for each in other.acre.documents.values()} == {16}
 
 
 MOLE = "The mole of the zoo keeps the number 21."
@@ -182,6 +262,16 @@ def test_any_langchain_retriever_guides_refilling(tiny_acre: ACRE, select: str) 
     other = Scripted(found=[chunk for chunk in chunks if "seal" in chunk.page_content])
     context = ACREDocumentQA.from_texts([ZOO], retriever=other, **options).invoke(QUESTION)["context"]
     assert "seal" in context[0].page_content
+
+
+def test_with_a_retriever_the_strategy_is_hybrid_and_no_other_that_ignores_it(tiny_acre: ACRE) -> None:
+    guide = Scripted(found=[LangChainDocument(MOLE)])
+    tiny_acre.add(ZOO, id="zoo")
+    context = ACREDocumentQA(acre=tiny_acre, retriever=guide, max_tokens=4).invoke(QUESTION)["context"]
+    expected = tiny_acre.using(select="hybrid", retriever=RetrieverGuide(guide)).retrieve(QUESTION)
+    assert [each.page_content for each in context] == [source.text for source in expected]
+    with pytest.raises(ConfigError, match="'consensus' asks no retriever: use 'hybrid'"):
+        ACREDocumentQA(acre=tiny_acre, retriever=guide, select="consensus").invoke(QUESTION)
 
 
 def test_acres_own_retriever_may_guide_the_same_engine(tiny_acre: ACRE) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
@@ -20,7 +21,7 @@ from llama_index.core.schema import NodeRelationship, NodeWithScore, TextNode
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 from acre_rag import ACRE, ACREConfig, GenerationSettings, Source
-from acre_rag.errors import ConfigError, DeadlineError, DocumentError
+from acre_rag.errors import ConfigError, DeadlineError, DocumentError, FingerprintError
 from acre_rag.integrations.llama_index import ACRELLM, ACREChatEngine, ACREIndex, ACREQueryEngine
 from acre_rag.integrations.llama_index.documents import cache_name, text_digest
 from acre_rag.integrations.llama_index.filters import passes
@@ -136,6 +137,37 @@ def test_equal_places_in_two_versions_have_different_ids(index: ACREIndex, engin
     assert (engine.query(QUESTION).metadata or {})["documents"] == {"b": text_digest(changed)}
 
 
+def test_a_system_prompt_is_told_before_the_conversation_with_every_question(index: ACREIndex) -> None:
+    said = [ChatMessage(role="user", content="Hello"), ChatMessage(role="assistant", content="Hi")]
+    acre, name = index.acre, index.cache_names()["b"]
+    plain = acre.template
+    history = "\n\nEarlier in this conversation:\nuser: Hello\nassistant: Hi"
+    chat = conversation(index, system_prompt="Be {brief}.", verbose=True)
+    for told in ("\n\nBe {brief}.", "\n\nBe {brief}." + history):
+        template = replace(plain, after=told + plain.after)
+        expected = acre.using(template=template).ask(QUESTION, name, settings=EIGHT)
+        assert chat.chat(QUESTION).response == expected.text
+        assert asyncio.run(conversation(index, system_prompt="Be {brief}.", chat_history=said).achat(QUESTION)).response
+        chat = conversation(index, system_prompt="Be {brief}.", chat_history=said)
+
+
+@pytest.mark.parametrize("mode", ["best", "condense_question", "context", "condense_plus_context", "simple"])
+def test_an_unknown_option_of_a_conversation_is_refused_and_verbose_disturbs_nobody(
+    index: ACREIndex, mode: str
+) -> None:
+    with pytest.raises(ConfigError, match="'sytem_prompt' is no option.*system_prompt"):
+        index.as_chat_engine(mode, llm=MockLLM(), sytem_prompt="Be brief.")  # type: ignore[arg-type]
+    assert index.as_chat_engine(mode, llm=MockLLM(), verbose=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["similarity_topk", "settings", "timeout_s", "question_template"])
+def test_options_that_another_model_cannot_use_are_refused(index: ACREIndex, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' is no option of RetrieverQueryEngine.*similarity_top_k"):
+        index.as_query_engine(llm=MockLLM(), **{name: None})
+    engine: Any = index.as_query_engine(llm=MockLLM(), similarity_top_k=1, response_mode="tree_summarize", verbose=True)
+    assert len(engine.query(QUESTION).source_nodes) == 1
+
+
 def test_braces_in_a_conversation_are_words(index: ACREIndex) -> None:
     said = [ChatMessage(role="user", content="{question} {x}"), ChatMessage(role="assistant", content="{chat_history}")]
     assert conversation(index, chat_history=said).chat(QUESTION).source_nodes
@@ -163,6 +195,34 @@ def test_from_documents_reads_and_asks(tiny_acre: ACRE) -> None:
     assert len(engine.query(QUESTION).source_nodes) == 1
     streaming = ACREQueryEngine.from_documents(documents(), acre=tiny_acre, settings=EIGHT, streaming=True)
     assert isinstance(streaming.query(QUESTION), StreamingResponse)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"llm": MockLLM()}, r"as_query_engine\(llm=\.\.\.\)"),
+        ({"top_k": 3}, "'top_k'"),
+        ({"retriever": object(), "select": "consensus"}, "hybrid"),
+        ({"settings": {"max_tokens": 3}}, "GenerationSettings"),
+    ],
+)
+def test_a_mistake_in_an_option_is_told_before_anything_is_read(
+    tiny_acre: ACRE, forwards: list[int], options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        ACREQueryEngine.from_documents(documents(), acre=tiny_acre, **options)
+    assert not forwards and not tiny_acre.documents
+
+
+def test_caches_of_other_options_are_refused_or_built_anew(tiny_acre: ACRE, tmp_path: Path) -> None:
+    def engine(interval: int) -> ACRE:
+        return ACRE(tiny_decoder(), config=replace(tiny_acre.config, interval=interval), store=tmp_path)
+
+    ACREQueryEngine.from_documents(documents(), acre=engine(8))
+    with pytest.raises(FingerprintError, match="interval"):
+        ACREQueryEngine.from_documents(documents(), acre=engine(16))
+    again = ACREQueryEngine.from_documents(documents(), acre=engine(16), rebuild=True)
+    assert {each.interval for each in again.asking.acre.documents.values()} == {16}
 
 
 def test_options_of_the_engine_reach_it(index: ACREIndex) -> None:
@@ -426,6 +486,41 @@ def test_what_a_retriever_found_elsewhere_is_left_out(index: ACREIndex) -> None:
     )
     [source] = engine.query(QUESTION).source_nodes
     assert source.node.start_char_idx < 130 and source.node.end_char_idx > 100  # type: ignore[attr-defined]
+
+
+def page_of(file: str, number: int) -> NodeWithScore:
+    """The first section of a page, as an index that knows pages alone finds it."""
+    node = TextNode(text=text(number)[:37], start_char_idx=0, end_char_idx=37, metadata={"file_path": file})
+    node.relationships[NodeRelationship.SOURCE] = TextNode(id_=f"{file} {number}").as_related_node_info()
+    return NodeWithScore(node=node, score=0.5)
+
+
+def joined_files(acre: ACRE, *files: str) -> ACREIndex:
+    """Files of two pages each, and a document that names another file."""
+    pages = [Document(text=text(i), id_=f"{file} {i}", metadata={"file_path": file}) for file in files for i in (0, 1)]
+    return ACREIndex.from_documents([*pages, *documents()[:1]], acre=acre, join_pages=True)
+
+
+def test_a_page_of_a_joined_file_guides_refilling(tiny_acre: ACRE) -> None:
+    index = joined_files(tiny_acre, "x.pdf", "y.pdf")
+    assert set(index.cache_names()) == {"x.pdf", "y.pdf", "a"}
+    retriever = index.as_retriever(retriever=Fixed(page_of("y.pdf", 1)), select="retriever", max_passages=1)
+    [hit] = retriever.retrieve(QUESTION)
+    start = len(text(0)) + len("\n\n")
+    assert hit.node.ref_doc_id == "y.pdf"
+    assert hit.node.start_char_idx < start + 37 and hit.node.end_char_idx > start  # type: ignore[attr-defined]
+
+
+def test_a_page_of_a_file_that_is_not_asked_guides_nothing_and_is_told(
+    tiny_acre: ACRE, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = joined_files(tiny_acre, "x.pdf", "y.pdf")
+    filtered = page_of("x.pdf", 1)
+    filtered.node.relationships[NodeRelationship.SOURCE] = TextNode(id_="a").as_related_node_info()
+    acre = index.as_retriever(retriever=Fixed(page_of("y.pdf", 1), filtered)).asking.acre
+    asked = index.acre.documents[index.cache_names()["x.pdf"]]
+    assert acre.retriever(QUESTION, [asked]) == []
+    assert "None of the 2 nodes of Fixed stands in the documents asked" in caplog.text
 
 
 def test_with_a_retriever_the_strategy_is_hybrid_and_no_other_that_ignores_it(index: ACREIndex) -> None:

@@ -280,6 +280,22 @@ def test_steps_and_notes_are_seen_through_both(own: FirstWords) -> None:
     assert metadata["finished"] is False and metadata["scope"] == "passages"
 
 
+# LangChain
+
+
+def test_blank_pages_are_left_out_and_pages_joined_for_any_system(own: FirstWords) -> None:
+    pages = [
+        LangChainDocument(text, metadata={"source": "a.pdf", "page": n})
+        for n, text in enumerate(("Page one is short.", "", "Page three is a good deal longer than the first."))
+    ]
+    apart = SystemQA.from_documents(pages, system=own)
+    assert [apart.document_metadata[id]["page"] for id in apart.documents] == [0, 2]
+    joined = SystemQA.from_documents(pages, system=own, join_pages=True, max_tokens=8)
+    assert joined.documents == ["a.pdf"]
+    [passage] = joined.invoke(QUESTION)["context"]
+    assert (passage.metadata["page"], passage.metadata["page_label"]) == (0, "1-3")
+
+
 # LlamaIndex
 
 

@@ -13,8 +13,9 @@ except ImportError as error:
 from acre_rag.integrations.langchain.chat import ChatACRE
 from acre_rag.integrations.langchain.guide import RetrieverGuide
 from acre_rag.integrations.langchain.history import condenser
+from acre_rag.integrations.langchain.pages import join_pages
 from acre_rag.integrations.langchain.qa import ACREDocumentQA
 from acre_rag.integrations.langchain.retriever import ACRERetriever
 from acre_rag.integrations.langchain.system import SystemQA
 
-__all__ = ["ACREDocumentQA", "ACRERetriever", "ChatACRE", "RetrieverGuide", "SystemQA", "condenser"]
+__all__ = ["ACREDocumentQA", "ACRERetriever", "ChatACRE", "RetrieverGuide", "SystemQA", "condenser", "join_pages"]

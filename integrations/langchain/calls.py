@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import BaseMessage
+from langchain_core.runnables.config import run_in_executor
 
 from acre_rag import ACRE, Answer, Document, GenerationSettings
 from acre_rag.document import text_digest
@@ -103,18 +104,24 @@ class Call:
 def find_documents(acre: ACRE, asked: Asked, tenant: str) -> tuple[Document, ...]:
     """The engine's documents behind ids or LangChain documents.
 
+    A name that is new to the engine may be one that another process stored: that takes its turn on the model's thread.
+
     Raises:
         DocumentError: none of that name, or there are none at all.
+        FingerprintError: it was stored by another model or with other options.
     """
     if asked is None:
         return ()
     shelf = acre.documents_of(tenant)
     names = list(shelf) if asked == ALL else names_of(asked)
-    if missing := [name for name in names if name not in shelf]:
-        raise DocumentError(f"No document {missing[0]!r}; there are: {', '.join(shelf) or 'none'}.")
     if not names:
         raise DocumentError("There is no document to ask: add one first, or name one that is there.")
-    return tuple(shelf[name] for name in names)
+    return tuple(shelf[name] if name in shelf else acre.get(name, tenant=tenant) for name in names)
+
+
+async def afind_documents(acre: ACRE, asked: Asked, tenant: str) -> tuple[Document, ...]:
+    """`find_documents` on an event loop."""
+    return await run_in_executor(None, find_documents, acre, asked, tenant)
 
 
 def carried_documents(

@@ -15,7 +15,7 @@ from pydantic import Field
 from acre_rag import ACRE, Answer
 from acre_rag.integrations.langchain.calls import Asked, Call, carried_documents, find_documents, names_of
 from acre_rag.integrations.langchain.identity import engine_identity
-from acre_rag.integrations.langchain.messages import chat_prompt, question_with_history, text_of
+from acre_rag.integrations.langchain.messages import chat_prompt, counted_prompt, question_with_history, text_of
 from acre_rag.integrations.langchain.options import DecodingOptions, at_once, paced
 from acre_rag.integrations.langchain.results import Chunks, answer_message
 
@@ -86,6 +86,25 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         configs = paced(config, len(inputs), at_once(self.acre))
         return await super().abatch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """Tokens of a text by this model's own tokenizer; LangChain's own way asks a model hub for another one's."""
+        own = self.custom_get_token_ids
+        return own(text) if own else list(self.acre.decoder.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Tokens that are read for these messages, besides documents; `trim_messages(token_counter=chat)` asks here.
+
+        Args:
+            messages: a conversation, or a part of one; none are no tokens.
+            tools: not counted: this model is told of none.
+
+        Raises:
+            ConfigError: a message is not text.
+        """
+        if self.documents is not None and messages:
+            return self.get_num_tokens(self._question(messages))
+        return self.get_num_tokens(counted_prompt(messages, self.acre.decoder.tokenizer))
+
     def call(self, messages: Sequence[BaseMessage], stop: list[str] | None = None, **options: Any) -> Call:
         """What these messages ask of the engine.
 
@@ -116,6 +135,10 @@ class ChatACRE(DecodingOptions, BaseChatModel):
                 return Call(self._question(messages[1:]), settings, timeout_s, self.tenant, carried=text)
         return Call(chat_prompt(messages, self.acre.decoder.tokenizer), settings, timeout_s)
 
+    async def acall(self, messages: Sequence[BaseMessage], stop: list[str] | None = None, **options: Any) -> Call:
+        """`call` on an event loop, which looking for documents would hold up."""
+        return await run_in_executor(None, self.call, messages, stop, **options)
+
     def _question(self, messages: Sequence[BaseMessage], instructions: str = "") -> str:
         return question_with_history(messages, instructions=instructions, most=self.history_messages)
 
@@ -138,7 +161,7 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         call: Call | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = call or self.call(messages, stop, **kwargs)
+        call = call or await self.acall(messages, stop, **kwargs)
         return self._result(await call.aanswer(self.acre), call)
 
     def _stream(
@@ -163,7 +186,7 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         call: Call | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = call or self.call(messages, stop, **kwargs)
+        call = call or await self.acall(messages, stop, **kwargs)
         chunks = Chunks(call, self.model_name)
         pieces = await call.astream(self.acre)
         try:
@@ -203,7 +226,7 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self.call(messages, stop, **kwargs)
+        call = await self.acall(messages, stop, **kwargs)
         if self._caches():  # digesting the weights for the first time would hold up the loop
             await run_in_executor(None, engine_identity, self.acre)
         return await super()._agenerate_with_cache(messages, run_manager=run_manager, call=call, **_streaming(kwargs))

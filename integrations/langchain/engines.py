@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from langchain_core.retrievers import BaseRetriever
 
 from acre_rag import ACRE
+from acre_rag.errors import ConfigError
 from acre_rag.integrations.langchain.guide import RetrieverGuide
 
 _MADE: WeakKeyDictionary[ACRE, dict[Any, ACRE]] = WeakKeyDictionary()
@@ -19,13 +20,15 @@ def engine_with(acre: ACRE, *, retriever: BaseRetriever | None = None, **options
 
     Args:
         acre: the engine with the documents.
-        retriever: guides refilling under `select="retriever"` or `"hybrid"`.
+        retriever: guides refilling; with it, `select` is "hybrid" by default.
         options: question-time fields of `ACREConfig`; `None` leaves the engine's own.
 
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: an option is out of range, or the strategy would not ask the retriever.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if retriever is not None and given.setdefault("select", "hybrid") not in ("retriever", "hybrid"):
+        raise ConfigError(f"select={given['select']!r} asks no retriever: use 'hybrid' or 'retriever', or pass none.")
     if not given and retriever is None:
         return acre
     # The engine made keeps the retriever alive, so its identity is not given to another one.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError  # torch brings it
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage
 
 from acre_rag.errors import ConfigError
@@ -35,11 +36,27 @@ def chat_prompt(messages: Sequence[BaseMessage], tokenizer: Any) -> str:
     """
     if not messages:
         raise ConfigError("There are no messages to answer.")
-    turns = [{"role": role_of(message), "content": _spoken(message)} for message in messages]
+    turns = _turns(messages)
     if getattr(tokenizer, "chat_template", None):
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    lines = "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns)
-    return f"{tokenizer.bos_token or ''}{lines}assistant:"
+    return _lines(turns, tokenizer)
+
+
+def counted_prompt(messages: Sequence[BaseMessage], tokenizer: Any) -> str:
+    """The text whose tokens stand for a conversation: `chat_prompt`, also for a part of one.
+
+    Whoever trims a conversation counts parts of it, and in reverse. A chat template that insists on an order of roles
+    refuses those: they are counted as "role: text" lines.
+
+    Raises:
+        ConfigError: a message is not text.
+    """
+    if not messages:
+        return ""
+    try:
+        return chat_prompt(messages, tokenizer)
+    except TemplateError:
+        return _lines(_turns(messages), tokenizer)
 
 
 def question_with_history(messages: Sequence[BaseMessage], *, instructions: str = "", most: int) -> str:
@@ -76,6 +93,15 @@ def role_of(message: BaseMessage) -> str:
     if isinstance(message, ChatMessage):
         return message.role
     return "user"
+
+
+def _turns(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
+    return [{"role": role_of(message), "content": _spoken(message)} for message in messages]
+
+
+def _lines(turns: Sequence[dict[str, str]], tokenizer: Any) -> str:
+    lines = "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns)
+    return f"{tokenizer.bos_token or ''}{lines}assistant:"
 
 
 def _spoken(message: BaseMessage) -> str:

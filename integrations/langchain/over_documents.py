@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from acre_rag import ACRE
 from acre_rag.integrations.langchain.adding import aadd_documents, add_documents, as_documents
 from acre_rag.integrations.langchain.calls import ALL
+from acre_rag.integrations.reading import aread_text, read_text
 
 
 class OverDocuments(BaseModel):
@@ -31,28 +32,52 @@ class OverDocuments(BaseModel):
 
     @classmethod
     def from_documents(
-        cls, documents: Iterable[LangChainDocument], *, acre: ACRE, tenant: str = "", **fields: Any
+        cls,
+        documents: Iterable[LangChainDocument],
+        *,
+        acre: ACRE,
+        tenant: str = "",
+        join_pages: bool = False,
+        rebuild: bool = False,
+        **fields: Any,
     ) -> Self:
         """Read documents; those that the engine already has are there at once.
 
         Args:
-            documents: named by their `id`, else by their `source`, else by a digest of the text.
+            documents: named by their `id`, else by their `source`, else by a digest of the text; blank ones are left
+                out. Each is read into a cache of its own, so a loader that makes one document a page makes one cache a
+                page.
             acre: the engine.
             tenant: whose documents.
+            join_pages: join documents that name the same `source`; sources then say which page they stand on.
+            rebuild: read a document anew when the engine's store has its cache damaged, or from another model or other
+                options; else that is an error.
             fields: other fields.
 
         Raises:
-            DocumentError: one is empty, or its id names another text.
+            DocumentError: all are blank, or an id names another text.
+            CapacityError: one is too long for the engine's window.
+            FingerprintError: the store has a cache of another model or of other options.
+            CorruptCacheError: the store has a cache that is damaged.
         """
-        added = add_documents(partial(acre.add, tenant=tenant), documents)
+        add = partial(read_text, acre, tenant=tenant, rebuild=rebuild)
+        added = add_documents(add, documents, join_pages=join_pages)
         return cls(acre=acre, tenant=tenant, documents=added.ids, document_metadata=added.metadata, **fields)
 
     @classmethod
     async def afrom_documents(
-        cls, documents: Iterable[LangChainDocument], *, acre: ACRE, tenant: str = "", **fields: Any
+        cls,
+        documents: Iterable[LangChainDocument],
+        *,
+        acre: ACRE,
+        tenant: str = "",
+        join_pages: bool = False,
+        rebuild: bool = False,
+        **fields: Any,
     ) -> Self:
         """`from_documents` on an event loop."""
-        added = await aadd_documents(partial(acre.aadd, tenant=tenant), documents)
+        add = partial(aread_text, acre, tenant=tenant, rebuild=rebuild)
+        added = await aadd_documents(add, documents, join_pages=join_pages)
         return cls(acre=acre, tenant=tenant, documents=added.ids, document_metadata=added.metadata, **fields)
 
     @classmethod

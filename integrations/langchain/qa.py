@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
+from dataclasses import replace
 from typing import Any, cast
 
-from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.messages import AIMessage
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
@@ -12,16 +12,16 @@ from langchain_core.runnables.utils import AddableDict
 from pydantic import Field
 
 from acre_rag import ACRE, Document
-from acre_rag.integrations.langchain.calls import find_documents
+from acre_rag.integrations.langchain.calls import Asked, afind_documents, find_documents
 from acre_rag.integrations.langchain.chat import ChatACRE
 from acre_rag.integrations.langchain.engines import engine_with
 from acre_rag.integrations.langchain.messages import text_of
 from acre_rag.integrations.langchain.options import at_once
 from acre_rag.integrations.langchain.over_documents import OverDocuments
-from acre_rag.integrations.langchain.qa_input import Given, agathered, gathered, read_input
+from acre_rag.integrations.langchain.qa_input import Given
 from acre_rag.integrations.langchain.results import source_documents
 from acre_rag.integrations.langchain.retriever import ACRERetriever
-from acre_rag.integrations.langchain.runnable import AnsweringRunnable, areport, report
+from acre_rag.integrations.langchain.runnable import AnsweringRunnable
 
 
 class ACREDocumentQA(OverDocuments, AnsweringRunnable):
@@ -35,11 +35,12 @@ class ACREDocumentQA(OverDocuments, AnsweringRunnable):
     caches of LangChain are used, and file answers by the documents' texts and all options.
 
     Attributes:
-        select: how passages are chosen: "consensus", "hybrid", "retriever", "paper"; `None` leaves the engine's.
+        select: how passages are chosen: "consensus", "hybrid", "retriever", "paper"; `None` leaves the engine's,
+            or with a `retriever` is "hybrid".
         max_passages: most passages refilled; `None` leaves the engine's.
         budget: most tokens refilled; `None` leaves the engine's.
-        retriever: a LangChain retriever over the same texts that guides refilling, with `select="retriever"` or
-            `"hybrid"`.
+        retriever: a LangChain retriever over the same texts that guides refilling, under `select="hybrid"` or
+            `"retriever"`.
     """
 
     select: str | None = None
@@ -64,55 +65,39 @@ class ACREDocumentQA(OverDocuments, AnsweringRunnable):
             document_metadata=self.document_metadata,
         )
 
-    def _answer(
-        self, input: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **options: Any
-    ) -> AddableDict:
-        given, documents = self._read(input)
+    def _found(self, given: Given, config: RunnableConfig, **options: Any) -> dict[str, Any]:
+        documents = _held(given)
         message = self._chat.invoke(self._messages(given, config), config, documents=documents, **options)
-        output = AddableDict(input=given.shown, **self._context(message, documents), answer=text_of(message))
-        report(ACRERetriever.__name__, given, output["context"], run_manager)
-        return output
+        return {**self._context(message, documents), "answer": text_of(message)}
 
-    async def _aanswer(
-        self, input: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **options: Any
-    ) -> AddableDict:
-        given, documents = self._read(input)
+    async def _afound(self, given: Given, config: RunnableConfig, **options: Any) -> dict[str, Any]:
+        documents = _held(given)
         message = await self._chat.ainvoke(await self._amessages(given, config), config, documents=documents, **options)
-        output = AddableDict(input=given.shown, **self._context(message, documents), answer=text_of(message))
-        await areport(ACRERetriever.__name__, given, output["context"], run_manager)
-        return output
+        return {**self._context(message, documents), "answer": text_of(message)}
 
-    def _pieces(
-        self, input: Iterator[Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig, **options: Any
-    ) -> Iterator[AddableDict]:
-        given, documents = self._read(gathered(input))
-        yield AddableDict(input=given.shown)
-        messages = self._messages(given, config)
+    def _pieces(self, given: Given, config: RunnableConfig, **options: Any) -> Iterator[AddableDict]:
+        documents, messages = _held(given), self._messages(given, config)
         with closing(cast(Any, self._chat.stream(messages, config, documents=documents, **options))) as chunks:
             for chunk in chunks:
-                if context := self._context(chunk, documents):
-                    report(ACRERetriever.__name__, given, context["context"], run_manager)
-                    yield AddableDict(context, answer="")
-                if text := text_of(chunk):
-                    yield AddableDict(answer=text)
+                yield from self._said(chunk, documents)
 
-    async def _apieces(
-        self,
-        input: AsyncIterator[Any],
-        run_manager: AsyncCallbackManagerForChainRun,
-        config: RunnableConfig,
-        **options: Any,
-    ) -> AsyncIterator[AddableDict]:
-        given, documents = self._read(await agathered(input))
-        yield AddableDict(input=given.shown)
-        messages = await self._amessages(given, config)
+    async def _apieces(self, given: Given, config: RunnableConfig, **options: Any) -> AsyncIterator[AddableDict]:
+        documents, messages = _held(given), await self._amessages(given, config)
         async with aclosing(cast(Any, self._chat.astream(messages, config, documents=documents, **options))) as chunks:
             async for chunk in chunks:
-                if context := self._context(chunk, documents):
-                    await areport(ACRERetriever.__name__, given, context["context"], run_manager)
-                    yield AddableDict(context, answer="")
-                if text := text_of(chunk):
-                    yield AddableDict(answer=text)
+                for piece in self._said(chunk, documents):
+                    yield piece
+
+    def _said(self, chunk: AIMessage, documents: tuple[Document, ...]) -> Iterator[AddableDict]:
+        """What a chunk of a chat stream says: the context, or some text."""
+        if context := self._context(chunk, documents):
+            yield AddableDict(context, answer="")
+        if text := text_of(chunk):
+            yield AddableDict(answer=text)
+
+    @property
+    def _finder(self) -> str:
+        return ACRERetriever.__name__
 
     @property
     def _at_once(self) -> int:
@@ -124,11 +109,17 @@ class ACREDocumentQA(OverDocuments, AnsweringRunnable):
             acre=self.engine, tenant=self.tenant, history_messages=self.history_messages, **self.decoding_fields()
         )
 
-    def _read(self, input: Any) -> tuple[Given, tuple[Document, ...]]:
-        """The input and the documents that it asks; held as objects, so that the context is cut from their texts."""
-        given = read_input(input)
-        asked = self.documents if given.documents is None else given.documents
-        return given, find_documents(self.acre, asked, self.tenant)
+    def _read(self, input: Any) -> Given:
+        """The input, the documents that it asks as objects: the context is cut from the very texts that were asked."""
+        given = super()._read(input)
+        return replace(given, documents=find_documents(self.acre, self._asked(given), self.tenant))
+
+    async def _aread(self, input: Any) -> Given:
+        given = super()._read(input)
+        return replace(given, documents=await afind_documents(self.acre, self._asked(given), self.tenant))
+
+    def _asked(self, given: Given) -> Asked:
+        return self.documents if given.documents is None else given.documents
 
     def _context(self, message: AIMessage, documents: tuple[Document, ...]) -> AddableDict:
         """The context that a message brings; nothing where it brings none, as most chunks of a stream."""
@@ -137,3 +128,8 @@ class ACREDocumentQA(OverDocuments, AnsweringRunnable):
             return AddableDict()
         by_id = {document.id: document for document in documents}
         return AddableDict(context=source_documents(places, by_id, self.document_metadata))
+
+
+def _held(given: Given) -> tuple[Document, ...]:
+    """The documents of an input that `ACREDocumentQA` has read."""
+    return cast(tuple[Document, ...], given.documents)

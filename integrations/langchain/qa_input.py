@@ -67,6 +67,8 @@ class Given:
 def read_input(given: Any) -> Given:
     """A question, or a dictionary with `input` and perhaps `documents` and `chat_history`.
 
+    Where `input` is a conversation, its last message is the question and the others follow the history.
+
     Raises:
         ConfigError: neither.
     """
@@ -78,7 +80,7 @@ def read_input(given: Any) -> Given:
         shown=given["input"],
         question=question_text(given["input"]),
         documents=given.get("documents"),
-        history=as_messages(given.get("chat_history")),
+        history=[*as_messages(given.get("chat_history")), *_said_before(given["input"])],
     )
 
 
@@ -101,6 +103,12 @@ async def agathered(chunks: AsyncIterator[Any]) -> Any:
 def _added(whole: Any, chunk: Any) -> Any:
     chunk = AddableDict(chunk) if isinstance(chunk, dict) else chunk
     return chunk if whole is None else whole + chunk
+
+
+def _said_before(shown: Any) -> list[BaseMessage]:
+    """What stands before the question, where the input is a list of messages that ends with it."""
+    conversation = isinstance(shown, list | tuple) and shown and isinstance(shown[-1], BaseMessage)
+    return as_messages(shown[:-1]) if conversation else []
 
 
 def question_text(shown: str | BaseMessage | Sequence[BaseMessage]) -> str:

@@ -11,6 +11,7 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from acre_rag import Answer, Document, Source, Usage
 from acre_rag.integrations.langchain.calls import Call
+from acre_rag.integrations.langchain.pages import passage_metadata
 from acre_rag.streams import TextStream
 
 Metadata = Mapping[str, Mapping[str, Any]]
@@ -64,7 +65,7 @@ def source_document(source: Source, metadata: Metadata) -> LangChainDocument:
         id=f"{source.document}:{source.start}-{source.end}",
         page_content=source.text,
         metadata={
-            **metadata.get(source.document, {}),
+            **passage_metadata(metadata.get(source.document, {}), source.start, source.end),
             "document_id": source.document,
             "start": source.start,
             "end": source.end,

@@ -9,7 +9,7 @@ from langchain_core.runnables.config import run_in_executor
 from pydantic import Field
 
 from acre_rag import Document, Source
-from acre_rag.integrations.langchain.calls import Asked, find_documents
+from acre_rag.integrations.langchain.calls import Asked, afind_documents, find_documents
 from acre_rag.integrations.langchain.over_documents import OverDocuments
 from acre_rag.integrations.langchain.results import passage, places_of, source_documents
 
@@ -46,7 +46,7 @@ class ACRERetriever(OverDocuments, BaseRetriever):
         k: int | None = None,
         documents: Asked = None,
     ) -> list[LangChainDocument]:
-        asked = find_documents(self.acre, self.documents if documents is None else documents, self.tenant)
+        asked = await afind_documents(self.acre, self.documents if documents is None else documents, self.tenant)
         if (most := k or self.k) is None:
             return self._refilled(await self.acre.aretrieve(query, asked, tenant=self.tenant), asked)
         return await run_in_executor(None, self._best, query, asked, most)
@@ -56,12 +56,16 @@ class ACRERetriever(OverDocuments, BaseRetriever):
         return source_documents(places_of(sources), by_id, self.document_metadata)
 
     def _best(self, query: str, asked: Sequence[Document], k: int) -> list[LangChainDocument]:
-        """The `k` best passages, also beyond what the window could refill."""
+        """The `k` best passages, also beyond what the window could refill.
+
+        A document shorter than one block has no passages and no score: it counts as one of average score.
+        """
         prepared = self.acre.using(max_passages=k).prepare(query, asked, tenant=self.tenant)
-        selection = prepared.selection
+        selection, documents = prepared.selection, prepared.documents
         complete = selection.scope == "document" or self.acre.config.select == "retriever"
-        ranked = selection.units if complete else sorted(selection.unit_scores, key=lambda scored: -scored[1])
-        return [
-            passage(prepared.documents[unit.document], unit.start, unit.stop, score, self.document_metadata)
-            for unit, score in ranked[:k]
-        ]
+        ranked = selection.units if complete else selection.unit_scores
+        places = [(documents[unit.document], unit.start, unit.stop, score) for unit, score in ranked]
+        places += [(document, 0, len(document.text), 0.0) for document in documents if not document.n_blocks]
+        if not complete:
+            places.sort(key=lambda place: -place[-1])
+        return [passage(*place, self.document_metadata) for place in places[:k]]

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, Self
 
-from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
@@ -18,9 +17,9 @@ from acre_rag.errors import ConfigError
 from acre_rag.integrations.langchain.adding import add_documents
 from acre_rag.integrations.langchain.calls import ALL, names_of
 from acre_rag.integrations.langchain.messages import question_with_history
-from acre_rag.integrations.langchain.qa_input import Given, SystemOutput, agathered, gathered, read_input
+from acre_rag.integrations.langchain.qa_input import Given, SystemOutput
 from acre_rag.integrations.langchain.results import Trimmer, source_document, usage_of
-from acre_rag.integrations.langchain.runnable import AnsweringRunnable, areport, report
+from acre_rag.integrations.langchain.runnable import AnsweringRunnable
 from acre_rag.integrations.systems import model_name, pipeline_of
 
 _AT_ONCE = 16
@@ -54,26 +53,29 @@ class SystemQA(AnsweringRunnable):
         system: str | Pipeline,
         setting: Setting | None = None,
         system_options: Mapping[str, Any] | None = None,
+        join_pages: bool = False,
         **fields: Any,
     ) -> Self:
         """Read documents, whatever reading means for the system.
 
         Args:
-            documents: named by their `id`, else by their `source`, else by a digest of the text.
+            documents: named by their `id`, else by their `source`, else by a digest of the text; blank ones are left
+                out.
             system: a name of `acre_rag.baselines.registry.SYSTEMS`, or a system that is there already.
             setting: model, template and window of a system that is made; the built-in model by default.
             system_options: options of a system that is made.
+            join_pages: join documents that name the same `source`; sources then say which page they stand on.
             fields: other fields.
 
         Raises:
             ConfigError: no such system or option.
-            DocumentError: a document is empty, or its id names another text.
+            DocumentError: all documents are blank, or an id names another text.
             CapacityError: too long for this system.
             UnavailableError: it cannot run here.
             MissingExtraError: its packages are not installed.
         """
         pipeline = pipeline_of(system, setting, **(system_options or {}))
-        added = add_documents(pipeline.add, documents)
+        added = add_documents(pipeline.add, documents, join_pages=join_pages)
         name = {"name": system} if isinstance(system, str) else {}
         return cls(pipeline=pipeline, documents=added.ids, document_metadata=added.metadata, **{**name, **fields})
 
@@ -86,60 +88,40 @@ class SystemQA(AnsweringRunnable):
         """Output as servers declare it."""
         return SystemOutput
 
-    def _answer(
-        self, input: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig, **options: Any
-    ) -> AddableDict:
-        given = read_input(input)
+    def _found(self, given: Given, config: RunnableConfig, **options: Any) -> dict[str, Any]:
         call = self._call(given, self._messages(given, config), options)
-        found = self._found(self.pipeline.ask(call.question, call.documents, settings=call.settings))
-        report(self.get_name(), given, found["context"], run_manager)
-        return AddableDict(input=given.shown, **found)
+        return self._told(self.pipeline.ask(call.question, call.documents, settings=call.settings))
 
-    async def _aanswer(
-        self, input: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig, **options: Any
-    ) -> AddableDict:
-        given = read_input(input)
+    async def _afound(self, given: Given, config: RunnableConfig, **options: Any) -> dict[str, Any]:
         call = self._call(given, await self._amessages(given, config), options)
-        found = self._found(await self.pipeline.aask(call.question, call.documents, settings=call.settings))
-        await areport(self.get_name(), given, found["context"], run_manager)
-        return AddableDict(input=given.shown, **found)
+        return self._told(await self.pipeline.aask(call.question, call.documents, settings=call.settings))
 
-    def _pieces(
-        self, input: Iterator[Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig, **options: Any
-    ) -> Iterator[AddableDict]:
-        given, trim = read_input(gathered(input)), Trimmer()
-        yield AddableDict(input=given.shown)
-        call = self._call(given, self._messages(given, config), options)
+    def _pieces(self, given: Given, config: RunnableConfig, **options: Any) -> Iterator[AddableDict]:
+        call, trim = self._call(given, self._messages(given, config), options), Trimmer()
         with self.pipeline.stream(call.question, call.documents, settings=call.settings) as stream:
             for piece in stream:
-                if isinstance(piece, Answer):
-                    found = self._found(piece)
-                    report(self.get_name(), given, found["context"], run_manager)
-                    yield AddableDict(found, answer="")
-                elif text := trim(piece):
-                    yield AddableDict(answer=text)
+                yield from self._said(piece, trim)
 
-    async def _apieces(
-        self,
-        input: AsyncIterator[Any],
-        run_manager: AsyncCallbackManagerForChainRun,
-        config: RunnableConfig,
-        **options: Any,
-    ) -> AsyncIterator[AddableDict]:
-        given, trim = read_input(await agathered(input)), Trimmer()
-        yield AddableDict(input=given.shown)
-        call = self._call(given, await self._amessages(given, config), options)
+    async def _apieces(self, given: Given, config: RunnableConfig, **options: Any) -> AsyncIterator[AddableDict]:
+        call, trim = self._call(given, await self._amessages(given, config), options), Trimmer()
         stream = self.pipeline.stream(call.question, call.documents, settings=call.settings)
         try:
-            async for piece in stream:
-                if isinstance(piece, Answer):
-                    found = self._found(piece)
-                    await areport(self.get_name(), given, found["context"], run_manager)
-                    yield AddableDict(found, answer="")
-                elif text := trim(piece):
-                    yield AddableDict(answer=text)
+            async for each in stream:
+                for piece in self._said(each, trim):
+                    yield piece
         finally:
             await stream.aclose()
+
+    def _said(self, piece: str | Answer, trim: Trimmer) -> Iterator[AddableDict]:
+        """What a piece of a system's stream says: some text, or at the end context and metadata."""
+        if isinstance(piece, Answer):
+            yield AddableDict(self._told(piece), answer="")
+        elif text := trim(piece):
+            yield AddableDict(answer=text)
+
+    @property
+    def _finder(self) -> str:
+        return self.get_name()
 
     @property
     def _at_once(self) -> int:
@@ -158,7 +140,7 @@ class SystemQA(AnsweringRunnable):
         documents = None if asked == ALL else names_of(asked)
         return _Call(question_with_history(messages, most=self.history_messages), documents, settings)
 
-    def _found(self, answer: Answer) -> dict[str, Any]:
+    def _told(self, answer: Answer) -> dict[str, Any]:
         """Context, answer and metadata, as the output has them."""
         return {
             "context": [source_document(source, self.document_metadata) for source in answer.sources],

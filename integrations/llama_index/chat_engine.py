@@ -45,6 +45,7 @@ class ACREChatEngine(BaseChatEngine):
         condense: have `llm` rewrite a question so that it stands alone; else the conversation is told before it, and
             the question's own words, understood in that light, choose the passages. A small model seldom rewrites well.
         prompt: template of `{chat_history}`; of `{question}` too when questions are rewritten.
+        system_prompt: told before the conversation, with every question.
         history_messages: most earlier messages that a question is put with.
         memory: keeps the conversation; a new `Memory` by default.
         chat_history: what was said already.
@@ -57,6 +58,7 @@ class ACREChatEngine(BaseChatEngine):
         llm: LLM,
         condense: bool = False,
         prompt: BasePromptTemplate | None = None,
+        system_prompt: str | None = None,
         history_messages: int = 6,
         memory: BaseMemory | None = None,
         chat_history: Sequence[ChatMessage] | None = None,
@@ -65,6 +67,7 @@ class ACREChatEngine(BaseChatEngine):
         self.callback_manager = query_engine.callback_manager
         self._llm, self._condense, self._history_messages = llm, condense, history_messages
         self._prompt = prompt or (DEFAULT_PROMPT if condense else HISTORY_PROMPT)
+        self._told = f"\n\n{system_prompt}" if system_prompt else ""
         tokenizer = query_engine.asking.acre.decoder.tokenizer
         self._memory = memory or Memory.from_defaults(
             chat_history=list(chat_history or ()),
@@ -148,15 +151,15 @@ class ACREChatEngine(BaseChatEngine):
     def _question(self, message: str, history: list[ChatMessage]) -> tuple[str, str]:
         """What to ask, and what to tell before it."""
         if not history:
-            return message, ""
+            return message, self._told
         if self._condense:
-            return self._llm.predict(self._prompt, **self._variables(message, history)).strip() or message, ""
-        return message, self._prompt.format(**self._variables(message, history))
+            return self._llm.predict(self._prompt, **self._variables(message, history)).strip() or message, self._told
+        return message, self._told + self._prompt.format(**self._variables(message, history))
 
     async def _aquestion(self, message: str, history: list[ChatMessage]) -> tuple[str, str]:
         if history and self._condense:
             rewritten = await self._llm.apredict(self._prompt, **self._variables(message, history))
-            return rewritten.strip() or message, ""
+            return rewritten.strip() or message, self._told
         return self._question(message, history)
 
     @staticmethod

@@ -1,7 +1,6 @@
 """LlamaIndex Documents to nodes that are read whole, one cache each, and the names of those caches; asks no model."""
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 from llama_index.core.schema import (
@@ -15,13 +14,7 @@ from llama_index.core.schema import (
 
 from acre_rag.document import text_digest
 from acre_rag.errors import DocumentError
-
-PAGE_STARTS = "page_starts"
-"""Metadata of a joined document: where each page begins, in characters."""
-PAGE_LABELS = "page_labels"
-"""Metadata of a joined document: the label of each page."""
-
-_BETWEEN_PAGES = "\n\n"
+from acre_rag.integrations.pages import PAGE_LABELS, PAGE_STARTS, by_file, joined_text, shared_metadata
 
 
 def text_of(node: BaseNode) -> str:
@@ -110,41 +103,25 @@ def join_pages(documents: Sequence[Document]) -> list[Document]:
     Args:
         documents: as a reader returned them.
     """
-    groups: dict[str, list[Document]] = {}
-    for document in documents:
-        groups.setdefault(_file_of(document) or f"\0{document.id_}", []).append(document)
-    return [pages[0] if len(pages) == 1 else _joined(file, pages) for file, pages in groups.items()]
-
-
-def page_label(metadata: dict[str, Any], start: int, end: int) -> str | None:
-    """Page, or pages "3-4", of characters `start <= c < end` of a joined document; `None` for any other."""
-    starts, labels = metadata.get(PAGE_STARTS), metadata.get(PAGE_LABELS)
-    if not starts or not labels:
-        return None
-    first, last = (max(0, sum(begin <= place for begin in starts) - 1) for place in (start, max(start, end - 1)))
-    return str(labels[first]) if first == last else f"{labels[first]}-{labels[last]}"
+    return [
+        pages[0] if file is None or len(pages) == 1 else _joined(file, pages)
+        for file, pages in by_file(documents, _file_of)
+    ]
 
 
 def _file_of(document: Document) -> str | None:
     file = document.metadata.get("file_path") or document.metadata.get("file_name")
-    return None if file is None else str(file)
+    return str(file) if file else None
 
 
 def _joined(file: str, pages: Sequence[Document]) -> Document:
-    texts = [text_of(page) for page in pages]
+    text, starts = joined_text([text_of(page) for page in pages])
     first = pages[0]
-    shared = {
-        key: value
-        for key, value in first.metadata.items()
-        if all(key in page.metadata and page.metadata[key] == value for page in pages)
-    }
-    lengths = [len(text) + len(_BETWEEN_PAGES) for text in texts]
-    starts = [0, *accumulate(lengths)][:-1]
     labels = [str(page.metadata.get("page_label", number)) for number, page in enumerate(pages, 1)]
     return Document(
         id_=file,
-        text=_BETWEEN_PAGES.join(texts),
-        metadata=shared | {PAGE_STARTS: starts, PAGE_LABELS: labels},
+        text=text,
+        metadata=shared_metadata([page.metadata for page in pages]) | {PAGE_STARTS: starts, PAGE_LABELS: labels},
         excluded_embed_metadata_keys=[*first.excluded_embed_metadata_keys, PAGE_STARTS, PAGE_LABELS],
         excluded_llm_metadata_keys=[*first.excluded_llm_metadata_keys, PAGE_STARTS, PAGE_LABELS],
     )

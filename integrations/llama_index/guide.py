@@ -1,6 +1,6 @@
 """Any LlamaIndex retriever as the engine's text retriever: nodes to the characters they came from. Scores nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from logging import getLogger
 
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -18,7 +18,8 @@ def guided_by(retriever: BaseRetriever, shelf: Shelf) -> Retriever:
     """Let a LlamaIndex retriever guide refilling, with `select="retriever"` or `"hybrid"`.
 
     A node is placed by its document's id and its character offsets where the document has its text there, else by
-    finding its text in that document, or in any of those asked when it names none. What cannot be placed is left out.
+    finding its text in that document, or in any of those asked when it names none. A page of a file that was joined
+    (`join_pages`) names the file in its metadata. What cannot be placed is left out.
 
     Args:
         retriever: finds nodes; its synchronous form runs on the model's thread.
@@ -29,23 +30,36 @@ def guided_by(retriever: BaseRetriever, shelf: Shelf) -> Retriever:
         names = {held.name: held.ref_doc_id for held in shelf}
         by_ref = {names.get(document.id, document.id): document for document in documents}
         found = retriever.retrieve(QueryBundle(question))
-        spans = [_span(place, each, by_ref) for place, each in enumerate(found)]
-        return [span for span in spans if span]
+        spans = [_span(place, each, _named(each.node, by_ref, shelf)) for place, each in enumerate(found)]
+        placed = [span for span in spans if span]
+        if found and not placed:
+            _logger.warning(
+                "None of the %d nodes of %s stands in the documents asked: it guides nothing.",
+                len(found),
+                type(retriever).__name__,
+            )
+        return placed
 
     return retrieve
 
 
-def _span(place: int, found: NodeWithScore, by_ref: dict[str, Document]) -> Span | None:
+def _named(node: BaseNode, by_ref: Mapping[str, Document], shelf: Shelf) -> Sequence[Document]:
+    """The documents asked that a node may stand in: the one it names; all of them where it names none."""
+    if node.ref_doc_id is None:
+        return list(by_ref.values())
+    files = [str(file) for key in ("file_path", "file_name") if (file := node.metadata.get(key))]
+    # A document that is here but not asked was filtered out of this question: its file is not looked for.
+    names = (node.ref_doc_id,) if node.ref_doc_id in shelf else (node.ref_doc_id, *files)
+    return [by_ref[name] for name in names if name in by_ref][:1]
+
+
+def _span(place: int, found: NodeWithScore, documents: Sequence[Document]) -> Span | None:
     # A retriever that scores nothing still ranks: the order stands for the score.
     score = 1.0 / (1 + place) if found.score is None else float(found.score)
-    node = found.node
-    if node.ref_doc_id is not None and node.ref_doc_id not in by_ref:
-        return None  # filtered out of this question, or a document of another index
-    own = by_ref.get(node.ref_doc_id or "")
-    for document in [own] if own else by_ref.values():
-        if (where := _characters(node, document.text)) is not None:
+    for document in documents:
+        if (where := _characters(found.node, document.text)) is not None:
             return Span(document.id, *where, score)
-    _logger.debug("Node %s of the retriever stands in no document asked; left out.", node.node_id)
+    _logger.debug("Node %s of the retriever stands in no document asked; left out.", found.node.node_id)
     return None
 
 

@@ -1,6 +1,6 @@
 """An index of documents that are read whole, one cache each; keeps no tensors and answers nothing itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -21,6 +21,7 @@ from acre_rag.integrations.llama_index.asking import Asking, engine_with
 from acre_rag.integrations.llama_index.chat_engine import ACREChatEngine
 from acre_rag.integrations.llama_index.documents import join_pages as pages_joined
 from acre_rag.integrations.llama_index.llm import ACRELLM
+from acre_rag.integrations.llama_index.names import options_of
 from acre_rag.integrations.llama_index.prompts import QUESTION_TEMPLATE
 from acre_rag.integrations.llama_index.query_engine import ACREQueryEngine
 from acre_rag.integrations.llama_index.retriever import ACRERetriever
@@ -29,6 +30,10 @@ from acre_rag.integrations.llama_index.upkeep import WholeDocumentIndex, never_s
 
 _CHOOSING = ("filters", "doc_ids", "retriever", "similarity_top_k", *ASKING_OPTIONS)
 _QUERYING = (*_CHOOSING, "settings", "timeout_s")
+_CHATS_OVER_PASSAGES: dict[ChatMode, Callable[..., BaseChatEngine]] = {
+    ChatMode.CONTEXT: ContextChatEngine.from_defaults,
+    ChatMode.CONDENSE_PLUS_CONTEXT: CondensePlusContextChatEngine.from_defaults,
+}
 
 
 class ACREIndex(WholeDocumentIndex):
@@ -93,14 +98,13 @@ class ACREIndex(WholeDocumentIndex):
             DocumentError: a transformation split a document.
             CapacityError: a document is too long for the engine's window.
         """
-        engine = acre if isinstance(acre, ACRE) else ACRE.from_pretrained(**({"model": acre} if acre else {}))
         return super().from_documents(
             pages_joined(documents) if join_pages else documents,
             storage_context=storage_context,
             show_progress=show_progress,
             callback_manager=callback_manager,
             transformations=never_splitting(transformations),
-            acre=engine,
+            acre=engine_of(acre),
             tenant=tenant,
             **options,
         )
@@ -123,17 +127,21 @@ class ACREIndex(WholeDocumentIndex):
         """Answers from the caches; with another `llm`, that one answers from the text of ACRE's passages.
 
         Args:
-            llm: answers instead of ACRE; `options` are then also those of `RetrieverQueryEngine.from_args`.
-            options: those of `as_retriever`; settings (`GenerationSettings`), timeout_s, streaming, and
-                question_template (see `ACREQueryEngine.update_prompts`).
+            llm: answers instead of ACRE.
+            options: those of `as_retriever`, and streaming; settings (`GenerationSettings`), timeout_s and
+                question_template (see `ACREQueryEngine.update_prompts`), or with an `llm` instead of these three those
+                of `RetrieverQueryEngine.from_args`.
 
         Raises:
             ConfigError: an unknown option.
         """
         if llm is not None:
             choosing = {name: options.pop(name) for name in _CHOOSING if name in options}
+            answering = options_of(
+                RetrieverQueryEngine.from_args, options, given=("retriever", "llm"), besides=_CHOOSING
+            )
             other = resolve_llm(llm, callback_manager=self._callback_manager)
-            return RetrieverQueryEngine.from_args(self.as_retriever(**choosing), llm=other, **options)
+            return RetrieverQueryEngine.from_args(self.as_retriever(**choosing), llm=other, **answering)
         streaming, template = options.pop("streaming", False), options.pop(QUESTION_TEMPLATE, None)
         engine = ACREQueryEngine(self._asking(options), streaming=streaming, callback_manager=self._callback_manager)
         if template is not None:
@@ -151,7 +159,7 @@ class ACREIndex(WholeDocumentIndex):
                 and "condense_plus_context" put the text of ACRE's passages into an ordinary chat; "simple" is a chat
                 without documents.
             llm: rewrites questions, or chats; this engine's model by default.
-            options: those of `as_query_engine` and of the chat engine.
+            options: those of `as_query_engine` and of the chat engine (system_prompt, memory, chat_history and more).
 
         Raises:
             ConfigError: an unknown option.
@@ -160,19 +168,19 @@ class ACREIndex(WholeDocumentIndex):
         mode = ChatMode(chat_mode)
         other: LLM = resolve_llm(llm, callback_manager=self._callback_manager) if llm else ACRELLM(acre=self.acre)
         if mode in (ChatMode.BEST, ChatMode.CONDENSE_QUESTION):
-            querying = {name: options.pop(name) for name in (*_QUERYING, QUESTION_TEMPLATE) if name in options}
+            names = (*_QUERYING, QUESTION_TEMPLATE)
+            querying = {name: options.pop(name) for name in names if name in options}
+            talking = options_of(ACREChatEngine, options, given=("query_engine", "llm", "condense"), besides=names)
             engine = self.as_query_engine(**querying)
             assert isinstance(engine, ACREQueryEngine)
-            return ACREChatEngine(engine, llm=other, condense=mode == ChatMode.CONDENSE_QUESTION, **options)
+            return ACREChatEngine(engine, llm=other, condense=mode == ChatMode.CONDENSE_QUESTION, **talking)
         if mode == ChatMode.SIMPLE:
-            return SimpleChatEngine.from_defaults(llm=other, **options)
+            talking = options_of(SimpleChatEngine.from_defaults, options, given=("llm",))
+            return SimpleChatEngine.from_defaults(llm=other, **talking)
         choosing = {name: options.pop(name) for name in _CHOOSING if name in options}
-        if mode == ChatMode.CONTEXT:
-            return ContextChatEngine.from_defaults(retriever=self.as_retriever(**choosing), llm=other, **options)
-        if mode == ChatMode.CONDENSE_PLUS_CONTEXT:
-            return CondensePlusContextChatEngine.from_defaults(
-                retriever=self.as_retriever(**choosing), llm=other, **options
-            )
+        if (make := _CHATS_OVER_PASSAGES.get(mode)) is not None:
+            talking = options_of(make, options, given=("retriever", "llm"), besides=_CHOOSING)
+            return make(retriever=self.as_retriever(**choosing), llm=other, **talking)
         return super().as_chat_engine(mode, llm=other)  # refuses the deprecated modes in the framework's own words
 
     def _asking(self, options: dict[str, Any]) -> Asking:
@@ -181,6 +189,11 @@ class ACREIndex(WholeDocumentIndex):
         if settings is not None and not isinstance(settings, GenerationSettings):
             raise ConfigError(f"settings must be GenerationSettings, got {type(settings).__name__}.")
         return Asking(acre=engine_with(self._shelf, **options), shelf=self._shelf, **own)
+
+
+def engine_of(acre: ACRE | str | None) -> ACRE:
+    """An engine, by itself or by the name of its model; the built-in one by default."""
+    return acre if isinstance(acre, ACRE) else ACRE.from_pretrained(**({"model": acre} if acre else {}))
 
 
 INDEX_STRUCT_TYPE_TO_INDEX_CLASS[STRUCT_TYPE] = ACREIndex

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from llama_index.core.schema import NodeRelationship, NodeWithScore, ObjectType, RelatedNodeInfo, TextNode
 
 from acre_rag import Source
-from acre_rag.integrations.llama_index.documents import PAGE_LABELS, PAGE_STARTS, page_label
 from acre_rag.integrations.llama_index.shelf import Held
+from acre_rag.integrations.pages import PAGE_LABELS, PAGE_STARTS, page_label
 
 
 def source_nodes(sources: Sequence[Source], held: Iterable[Held]) -> list[NodeWithScore]:

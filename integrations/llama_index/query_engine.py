@@ -42,6 +42,7 @@ class ACREQueryEngine(AnsweringEngine[Asking]):
         acre: ACRE | str | None = None,
         tenant: str = "",
         join_pages: bool = False,
+        rebuild: bool = False,
         transformations: list[TransformComponent] | None = None,
         storage_context: StorageContext | None = None,
         show_progress: bool = False,
@@ -56,23 +57,37 @@ class ACREQueryEngine(AnsweringEngine[Asking]):
             acre: an engine, or the name of a model; the built-in one by default.
             tenant: whose the documents are, in the engine.
             join_pages: join Documents that name the same file.
+            rebuild: as of `ACREIndex`.
             transformations: applied to the Documents first; they must not split them.
             storage_context: where texts and metadata are kept.
             show_progress: whether to show progress bars.
             callback_manager: LlamaIndex's.
-            options: those of `ACREIndex.as_query_engine`.
-        """
-        from acre_rag.integrations.llama_index.index import ACREIndex
+            options: those of `ACREIndex.as_query_engine`; mistakes are told before anything is read.
 
+        Raises:
+            ConfigError: an unknown option, or another model to answer.
+            CapacityError: a document is too long for the engine's window.
+            FingerprintError: the engine's store has a cache of another model or of other options (see `rebuild`).
+        """
+        from acre_rag.integrations.llama_index.index import ACREIndex, engine_of
+
+        if options.pop("llm", None) is not None:
+            raise ConfigError(
+                "An ACREQueryEngine answers with the engine's own model. For another one: "
+                "ACREIndex.from_documents(documents, acre=...).as_query_engine(llm=...)."
+            )
+        reader = engine_of(acre)
+        ACREIndex([], acre=reader, tenant=tenant).as_query_engine(**options)
         index = ACREIndex.from_documents(
             documents,
             storage_context=storage_context,
             show_progress=show_progress,
             callback_manager=callback_manager,
             transformations=transformations,
-            acre=acre,
+            acre=reader,
             tenant=tenant,
             join_pages=join_pages,
+            rebuild=rebuild,
         )
         engine = index.as_query_engine(**options)
         assert isinstance(engine, cls)

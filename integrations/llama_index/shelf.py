@@ -9,9 +9,10 @@ from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import MetadataFilters
 
 from acre_rag import ACRE
-from acre_rag.errors import CorruptCacheError, DocumentError, FingerprintError
+from acre_rag.errors import DocumentError
 from acre_rag.integrations.llama_index.documents import cache_name, ref_doc_id_of, text_of
 from acre_rag.integrations.llama_index.filters import passes
+from acre_rag.integrations.reading import aread_text, read_text
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,7 @@ class Shelf:
             CorruptCacheError: the store has its cache, damaged.
         """
         new = _held(node)
-        try:
-            self.acre.add(text_of(node), new.name, tenant=self.tenant)
-        except (FingerprintError, CorruptCacheError):
-            if not self._rebuild:
-                raise
-            self.acre.add(text_of(node), new.name, tenant=self.tenant, rebuild=True)
+        read_text(self.acre, text_of(node), new.name, tenant=self.tenant, rebuild=self._rebuild)
         if old := self._replace(new):
             self._forget(old)
         return new
@@ -80,12 +76,7 @@ class Shelf:
     async def aput(self, node: BaseNode) -> Held:
         """`put` on an event loop."""
         new = _held(node)
-        try:
-            await self.acre.aadd(text_of(node), new.name, tenant=self.tenant)
-        except (FingerprintError, CorruptCacheError):
-            if not self._rebuild:
-                raise
-            await self.acre.aadd(text_of(node), new.name, tenant=self.tenant, rebuild=True)
+        await aread_text(self.acre, text_of(node), new.name, tenant=self.tenant, rebuild=self._rebuild)
         if old := self._replace(new):
             await asyncio.to_thread(self._forget, old)
         return new
