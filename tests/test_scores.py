@@ -23,7 +23,7 @@ def test_scoring_in_chunks_is_the_plain_softmax(chunk: int) -> None:
     torch.testing.assert_close(attention_mass(queries, keys, scaling=0.3, chunk=chunk), plain)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "phi3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "phi3", "phi-norm", "stablelm-norm"])
 def test_pooled_scores_are_the_models_own_attention_over_l1(family: str) -> None:
     """Eq. 15: the eager model's attention weights on the L1 slots, renormalised over them."""
     decoder = tiny_decoder(family, "eager")
