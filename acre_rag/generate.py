@@ -189,20 +189,43 @@ class _Clock(StoppingCriteria):
         return Generated(text, n_tokens, finished, self._first if self._first is not None else total, total)
 
 
+_NOT_OF_THE_MODELS_FILE: dict[str, Any] = {
+    # What was read stands in the cache alone: without it, or with another, the model would answer from the question.
+    "use_cache": True,
+    "cache_implementation": None,
+    "prompt_lookup_num_tokens": None,
+    # One row of ids for each question.
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "return_dict_in_generate": False,
+    "guidance_scale": None,
+    "dola_layers": None,
+    # A penalty would fall on what stands in the prompt as ids, and spare the same words in a cache.
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    # `GenerationSettings` alone says how long an answer is and how it is sampled.
+    "min_length": 0,
+    "min_new_tokens": None,
+    "max_time": None,
+    "min_p": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
+"""Options that a checkpoint's generation_config.json may set, at values that leave an answer as it should be."""
+
+
 def _options(decoder: Decoder, settings: GenerationSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
+        **_NOT_OF_THE_MODELS_FILE,
         "max_new_tokens": settings.max_new_tokens,
         "pad_token_id": _pad_id(decoder),
         "do_sample": settings.temperature > 0,
-        # The model's own generation file may set these; an unset option must mean what the docstring says.
         "temperature": settings.temperature or None,
         "top_p": settings.top_p if settings.temperature else None,
         "top_k": settings.top_k if settings.temperature else None,
-        "min_p": None,
-        "typical_p": 1.0,
-        # A penalty would fall on what stands in the prompt as ids, and spare the same words in a cache.
-        "repetition_penalty": 1.0,
-        "no_repeat_ngram_size": 0,
     }
     if settings.stop:
         options |= {"stop_strings": list(settings.stop), "tokenizer": decoder.tokenizer}

@@ -267,9 +267,28 @@ def test_without_the_prior_a_passage_scores_its_raw_attention(tiny_acre: ACRE) -
     assert [score for _, score in with_prior] != [score for _, score in chosen]
 
 
-def test_a_penalty_of_the_models_own_file_does_not_reach_answers(acre: ACRE, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would fall on what stands in the prompt as ids, and spare the same words in a cache."""
-    expected = acre.ask("Where is the drum?", settings=SHORT).text
-    for name, value in (("repetition_penalty", 5.0), ("no_repeat_ngram_size", 1)):
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1},
+        {"encoder_repetition_penalty": 5.0, "encoder_no_repeat_ngram_size": 1},
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+        {"num_beams": 3},
+        {"num_beams": 2, "num_return_sequences": 2},
+        {"return_dict_in_generate": True},
+        {"guidance_scale": 5.0},
+        {"prompt_lookup_num_tokens": 3},
+        {"dola_layers": "low"},
+        {"max_time": 1e-9},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+def test_the_models_own_generation_file_does_not_reach_answers(
+    acre: ACRE, own: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = ["Where is the drum?", "And the kite?"]
+    expected = [answer.text for answer in acre.ask_batch(both, settings=SHORT)]
+    for name, value in own.items():
         monkeypatch.setattr(acre.decoder.model.generation_config, name, value)
-    assert acre.ask("Where is the drum?", settings=SHORT).text == expected
+    assert [answer.text for answer in acre.ask_batch(both, settings=SHORT)] == expected
