@@ -140,12 +140,12 @@ class _PieceStreamer(TextStreamer):
         self._on_text, self._stops = on_text, stops
         self._longest = max((len(stop) for stop in stops), default=1)
         self._held, self._stopped = "", False
-        self._special = set(decoder.tokenizer.all_special_ids)
+        self._ends = _end_ids(decoder)
 
     def put(self, value: Tensor) -> None:
-        """Called by transformers with each token; the answer ends at a special one, also when the model goes on."""
+        """Called by transformers with each token; the text ends at an end, also when the model goes on."""
         untyped: Any = super()
-        if not self.next_tokens_are_prompt and value.flatten().tolist()[0] in self._special:
+        if not self.next_tokens_are_prompt and value.flatten().tolist()[0] in self._ends:
             untyped.end()
             self._stopped = True
         else:
@@ -273,12 +273,20 @@ def _pad_left(x: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, 0, length - x.shape[-2], 0))
 
 
+def _end_ids(decoder: Decoder) -> frozenset[int]:
+    """Tokens that end an answer: every special one, and the model's own ends, which its tokenizer may not name."""
+    own = decoder.model.generation_config.eos_token_id
+    own = [] if own is None else [own] if isinstance(own, int) else own
+    return frozenset([*decoder.tokenizer.all_special_ids, *own])
+
+
 def _answer_text(decoder: Decoder, row: Tensor, stops: tuple[str, ...]) -> tuple[str, int, bool]:
     """Text, tokens, and whether it ended by itself."""
     ids = row.tolist()
-    special = set(decoder.tokenizer.all_special_ids)
-    ended = next((i for i, token in enumerate(ids) if token in special), len(ids))
+    ends = _end_ids(decoder)
+    ended = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     text = str(decoder.tokenizer.decode(ids[:ended], skip_special_tokens=True))
     cut = _find_stop(text, stops)
-    finished = cut is not None or ended < len(ids)
-    return (text if cut is None else text[:cut]).strip(), min(len(ids), ended + 1), finished
+    if cut is not None:  # what stands behind a stop string is padding
+        return text[:cut].strip(), ended, True
+    return text.strip(), min(len(ids), ended + 1), ended < len(ids)

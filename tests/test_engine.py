@@ -253,6 +253,25 @@ def test_an_answer_says_whether_it_was_cut_and_a_stream_ends_where_the_answer_do
         assert last.text == answer.text == "".join(pieces).strip()
 
 
+@pytest.mark.parametrize("own_ends", [True, False], ids=["an end that the tokenizer does not name", "a stop string"])
+def test_an_end_counts_once_alone_and_in_a_batch(acre: ACRE, own_ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = ["Where is the rope?", "Where is the apple?"]
+    whole = [answer.text for answer in acre.ask_batch(both, settings=SHORT)]
+    assert whole[0].index("q") == 2 and "q" not in whole[1]
+    settings = SHORT
+    if own_ends:
+        ends = [2, acre.decoder.tokenizer.convert_tokens_to_ids("q")]
+        monkeypatch.setattr(acre.decoder.model.generation_config, "eos_token_id", ends)
+    else:
+        settings = GenerationSettings(max_new_tokens=12, stop=("q",))
+    first, other = acre.ask_batch(both, settings=settings)
+    assert (first.text, first.finished, first.usage.generated_tokens) == (whole[0][:2], True, 3)
+    assert (other.text, other.finished, other.usage.generated_tokens) == (whole[1], False, 12)
+    *pieces, alone = acre.stream(both[0], settings=settings)
+    assert "".join(pieces) == alone.text == first.text
+    assert alone.finished and alone.usage.generated_tokens == 3
+
+
 def test_without_the_prior_a_passage_scores_its_raw_attention(tiny_acre: ACRE) -> None:
     document = tiny_acre.add(TEXT)
     with_prior = tiny_acre.select("Where is the drum?", document).unit_scores
