@@ -5,6 +5,7 @@ probe compares the keys that the model really caches, in every layer, with what 
 convention is refused rather than answered wrongly.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,6 +127,17 @@ class Decoder:
             total.update(f"{name}{tuple(weight.shape)}".encode())
             total.update(weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
         return total.hexdigest()
+
+    @cached_property
+    def literal_tokenizer(self) -> Any:
+        """The tokenizer for what users bring: control tokens in it are words, and cannot end the user's turn.
+
+        A copy of its own, because transformers keeps that switch on the tokenizer, which other threads use. Text
+        without control tokens becomes the same ids.
+        """
+        literal = copy.deepcopy(self.tokenizer)
+        literal.split_special_tokens = True
+        return literal
 
     @contextmanager
     def capture_queries(self) -> Iterator[list[Tensor]]:
