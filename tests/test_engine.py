@@ -172,6 +172,28 @@ def test_documents_have_names_and_can_be_forgotten(acre: ACRE) -> None:
         acre.remove("rooms")
 
 
+class OnMps(torch.Tensor):
+    """Scores on Apple's GPU, which has no float64."""
+
+    def double(self) -> torch.Tensor:
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("select", ["paper", "consensus"])
+def test_scores_leave_the_device_before_they_become_float64(
+    tiny_acre: ACRE, select: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scores(*args: torch.Tensor, **options: object) -> torch.Tensor:
+        return pooled_scores(*args, **options).as_subclass(OnMps)
+
+    monkeypatch.setattr("acre_rag.select.pooled_scores", scores)
+    tiny_acre.add(TEXT)
+    assert tiny_acre.using(select=select).select("Where is the drum?").units
+
+
 @pytest.mark.parametrize("text", ["", "  \n\t "])
 def test_an_empty_document_is_refused(tiny_acre: ACRE, text: str) -> None:
     with pytest.raises(DocumentError, match="empty"):
