@@ -1,27 +1,30 @@
 """A loaded decoder: its shapes, its rotation and its queries, the same for every supported family; loads nothing.
 
 One generic mechanism serves every family: the inputs of the q, k and v projections and the model's own rotary module. A
-probe compares the keys that the model really caches with what that mechanism predicts, so an unknown convention is
-refused rather than answered wrongly.
+probe compares the keys that the model really caches, in every layer, with what that mechanism predicts, so an unknown
+convention is refused rather than answered wrongly.
 """
 
+import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from acre_rag.errors import UnsupportedModelError
 from acre_rag.rope import Rope
-from acre_rag.support import check_supported, last_query_module
+from acre_rag.support import check_supported, last_module
 from acre_rag.worker import Worker
 
 _WINDOW_CAP = 32_768  # the paper's W
 _PROBE_TOKENS = 6
+
+Kind = Literal["q", "k"]
 
 
 @dataclass(eq=False)
@@ -125,45 +128,73 @@ class Decoder:
             total.update(weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
         return total.hexdigest()
 
+    @cached_property
+    def literal_tokenizer(self) -> Any:
+        """The tokenizer for what users bring: control tokens in it are words, and cannot end the user's turn.
+
+        A copy of its own, because transformers keeps that switch on the tokenizer, which other threads use. Text
+        without control tokens becomes the same ids.
+        """
+        literal = copy.deepcopy(self.tokenizer)
+        literal.split_special_tokens = True
+        return literal
+
     @contextmanager
     def capture_queries(self) -> Iterator[list[Tensor]]:
         """Collect the un-rotated queries `[B, T, H, D]` of each layer during forward passes inside the block."""
+        with self._capture("q") as captured:
+            yield captured
+
+    @contextmanager
+    def _capture(self, kind: Kind) -> Iterator[list[Tensor]]:
         captured: list[Tensor] = []
-        width = self.n_heads * self.head_dim
 
-        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            batch, length = output.shape[:2]
-            flat = output.reshape(batch, length, -1)[..., :width]
-            captured.append(flat.reshape(batch, length, self.n_heads, self.head_dim))
+        def keep_output_of(name: str) -> Callable[..., None]:
+            return lambda _module, _inputs, output: captured.append(self._by_head(output, kind, name))
 
-        handles = [last_query_module(attention).register_forward_hook(keep) for attention in self.attentions]
+        named = [last_module(attention, kind) for attention in self.attentions]
+        handles = [module.register_forward_hook(keep_output_of(name)) for name, module in named]
         try:
             yield captured
         finally:
             for handle in handles:
                 handle.remove()
 
+    def _by_head(self, output: Tensor, kind: Kind, name: str) -> Tensor:
+        """Output of `support.last_module` as `[B, T, H, D]` (queries) or `[B, T, Hkv, D]` (keys)."""
+        if name.endswith("_layernorm"):  # StableLM and Phi have brought the heads forward before it
+            return output.transpose(1, 2)
+        first = self.n_heads if (kind, name) == ("k", "qkv_proj") else 0
+        n_wanted = self.n_heads if kind == "q" else self.n_kv_heads
+        heads: Tensor = output.flatten(2).unflatten(2, (-1, self.head_dim))
+        return heads[:, :, first : first + n_wanted]
+
 
 def _probe(decoder: Decoder) -> None:
-    """Compare cached keys with the mechanism's prediction on a few tokens.
+    """Compare what every layer caches for a few tokens, un-rotated, with its key before rotation.
 
-    The same token at every position has the same un-rotated key in the first layer, whatever its position. That
-    fails for interleaved rotations, for keys changed after rotation, and for position added elsewhere.
+    They differ for interleaved rotations, for layers that do not rotate, for norms after rotation or of unknown name
+    (queries have the same), and for position added elsewhere.
     """
     from transformers import DynamicCache
 
-    cache = DynamicCache()
-    token = min(7, decoder.model.config.vocab_size - 1)
-    ids = torch.full((1, _PROBE_TOKENS), token, device=decoder.device)
-    with torch.inference_mode(), decoder.capture_queries() as queries:
+    cache: Any = DynamicCache()
+    ids = torch.arange(_PROBE_TOKENS, device=decoder.device)[None] % decoder.model.config.vocab_size
+    with torch.inference_mode(), decoder._capture("k") as keys:
         decoder.base(input_ids=ids, past_key_values=cache, use_cache=True)
-    first: Any = cache.layers[0]
-    keys = decoder.rope.unrotate(first.keys).float()  # [1, Hkv, T, D]
-    shape = (1, decoder.n_kv_heads, _PROBE_TOKENS, decoder.head_dim)
     tolerance = 1e-3 if decoder.dtype == torch.float32 else 5e-2
-    spread = (keys - keys[..., :1, :]).norm() / keys.norm().clamp_min(1e-12) if keys.shape == shape else torch.inf
-    if len(queries) != decoder.n_layers or spread > tolerance:
+    apart = torch.inf
+    if len(keys) == len(cache.layers) == decoder.n_layers:
+        unrotated = [decoder.rope.unrotate(layer.keys) for layer in cache.layers]  # [1, Hkv, T, D]
+        apart = max(_apart(a, b.transpose(1, 2)) for a, b in zip(unrotated, keys, strict=True))
+    if not apart <= tolerance:
         raise UnsupportedModelError(
             f"{decoder.model.config.model_type}: the keys that this model caches are not a rotation of its key "
-            f"projection as ACRE knows it (relative difference {float(spread):.2g}); its answers would be wrong."
+            f"projection as ACRE knows it (relative difference {apart:.2g}); its answers would be wrong."
         )
+
+
+def _apart(x: Tensor, y: Tensor) -> float:
+    if x.shape != y.shape:
+        return torch.inf
+    return float((x.float() - y.float()).norm() / y.float().norm().clamp_min(1e-12))

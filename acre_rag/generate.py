@@ -140,12 +140,12 @@ class _PieceStreamer(TextStreamer):
         self._on_text, self._stops = on_text, stops
         self._longest = max((len(stop) for stop in stops), default=1)
         self._held, self._stopped = "", False
-        self._special = set(decoder.tokenizer.all_special_ids)
+        self._ends = _end_ids(decoder)
 
     def put(self, value: Tensor) -> None:
-        """Called by transformers with each token; the answer ends at a special one, also when the model goes on."""
+        """Called by transformers with each token; the text ends at an end, also when the model goes on."""
         untyped: Any = super()
-        if not self.next_tokens_are_prompt and value.flatten().tolist()[0] in self._special:
+        if not self.next_tokens_are_prompt and value.flatten().tolist()[0] in self._ends:
             untyped.end()
             self._stopped = True
         else:
@@ -189,20 +189,43 @@ class _Clock(StoppingCriteria):
         return Generated(text, n_tokens, finished, self._first if self._first is not None else total, total)
 
 
+_NOT_OF_THE_MODELS_FILE: dict[str, Any] = {
+    # What was read stands in the cache alone: without it, or with another, the model would answer from the question.
+    "use_cache": True,
+    "cache_implementation": None,
+    "prompt_lookup_num_tokens": None,
+    # One row of ids for each question.
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "return_dict_in_generate": False,
+    "guidance_scale": None,
+    "dola_layers": None,
+    # A penalty would fall on what stands in the prompt as ids, and spare the same words in a cache.
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    # `GenerationSettings` alone says how long an answer is and how it is sampled.
+    "min_length": 0,
+    "min_new_tokens": None,
+    "max_time": None,
+    "min_p": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
+"""Options that a checkpoint's generation_config.json may set, at values that leave an answer as it should be."""
+
+
 def _options(decoder: Decoder, settings: GenerationSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
+        **_NOT_OF_THE_MODELS_FILE,
         "max_new_tokens": settings.max_new_tokens,
         "pad_token_id": _pad_id(decoder),
         "do_sample": settings.temperature > 0,
-        # The model's own generation file may set these; an unset option must mean what the docstring says.
         "temperature": settings.temperature or None,
         "top_p": settings.top_p if settings.temperature else None,
         "top_k": settings.top_k if settings.temperature else None,
-        "min_p": None,
-        "typical_p": 1.0,
-        # A penalty would fall on what stands in the prompt as ids, and spare the same words in a cache.
-        "repetition_penalty": 1.0,
-        "no_repeat_ngram_size": 0,
     }
     if settings.stop:
         options |= {"stop_strings": list(settings.stop), "tokenizer": decoder.tokenizer}
@@ -250,12 +273,20 @@ def _pad_left(x: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, 0, length - x.shape[-2], 0))
 
 
+def _end_ids(decoder: Decoder) -> frozenset[int]:
+    """Tokens that end an answer: every special one, and the model's own ends, which its tokenizer may not name."""
+    own = decoder.model.generation_config.eos_token_id
+    own = [] if own is None else [own] if isinstance(own, int) else own
+    return frozenset([*decoder.tokenizer.all_special_ids, *own])
+
+
 def _answer_text(decoder: Decoder, row: Tensor, stops: tuple[str, ...]) -> tuple[str, int, bool]:
     """Text, tokens, and whether it ended by itself."""
     ids = row.tolist()
-    special = set(decoder.tokenizer.all_special_ids)
-    ended = next((i for i, token in enumerate(ids) if token in special), len(ids))
+    ends = _end_ids(decoder)
+    ended = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     text = str(decoder.tokenizer.decode(ids[:ended], skip_special_tokens=True))
     cut = _find_stop(text, stops)
-    finished = cut is not None or ended < len(ids)
-    return (text if cut is None else text[:cut]).strip(), min(len(ids), ended + 1), finished
+    if cut is not None:  # what stands behind a stop string is padding
+        return text[:cut].strip(), ended, True
+    return text.strip(), min(len(ids), ended + 1), ended < len(ids)

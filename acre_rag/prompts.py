@@ -9,6 +9,21 @@ from acre_rag.errors import ConfigError
 _DOCUMENT = "\ue000document\ue000"  # private-use characters: no document or question holds them
 _QUESTION = "\ue000question\ue000"
 
+_DATE = {
+    "%d": "26",
+    "%m": "07",
+    "%b": "Jul",
+    "%B": "July",
+    "%y": "24",
+    "%Y": "2024",
+    "%a": "Fri",
+    "%A": "Friday",
+    "%H": "00",
+    "%M": "00",
+    "%S": "00",
+}
+"""The day that chat templates are told it is: the one that Llama's own names where no clock is at hand."""
+
 
 @dataclass(frozen=True)
 class PromptTemplate:
@@ -77,14 +92,20 @@ class RenderedPrompt:
 
 
 def render(template: PromptTemplate, tokenizer: Any) -> RenderedPrompt:
-    """Put a template into the chat format of a tokenizer; plain text for a model that has none."""
+    """Put a template into the chat format of a tokenizer; plain text for a model that has none.
+
+    A chat format that names today's date (Llama 3.2's) gets a fixed one: the text before the document is in every
+    cache, and must be the same tomorrow.
+    """
     user = f"{template.before}{_DOCUMENT}{template.after.replace('{question}', _QUESTION)}"
     if getattr(tokenizer, "chat_template", None):
         messages = [{"role": "user", "content": user}]
         if template.system is not None:
             messages.insert(0, {"role": "system", "content": template.system})
         # Templates that know thinking (Qwen3's) would spend an answer's tokens on it; others ignore the word.
-        options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        if "strftime_now" in str(tokenizer.chat_template):
+            options["chat_template"] = _on_a_fixed_day(tokenizer.get_chat_template())
         text = str(tokenizer.apply_chat_template(messages, **options))
     else:
         system = f"{template.system}\n\n" if template.system else ""
@@ -93,6 +114,12 @@ def render(template: PromptTemplate, tokenizer: Any) -> RenderedPrompt:
     prefix, rest = _cut(text, _DOCUMENT)
     before, after = _cut(rest, _QUESTION)
     return RenderedPrompt(prefix, before, after)
+
+
+def _on_a_fixed_day(chat_template: str) -> str:
+    """A Jinja template with a macro in front of it that stands for transformers' clock."""
+    day = "".join(f" | replace({code!r}, {value!r})" for code, value in _DATE.items())
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{day} }}}}{{%- endmacro %}}\n{chat_template}"
 
 
 def _cut(text: str, mark: str) -> Sequence[str]:

@@ -6,6 +6,7 @@ Runs on the worker's thread.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,12 +64,13 @@ class Reader:
         self.decoder, self.proxy, self.heads, self.config = decoder, proxy, heads, config
         self.window = _window(config, decoder)
         self.prompt = prompt
-        self.prefix_ids = self._ids(prompt.prefix)
+        prefix = _plain_ids(decoder.tokenizer, prompt.prefix)
+        self.prefix_ids = torch.tensor(prefix, dtype=torch.long, device=decoder.device)
         self._selector = selector
         self._codec = codec_of(config.l2_bits)
 
     def tokenise(self, text: str, name: str) -> Tokens:
-        """Tokens of a document.
+        """Tokens of a document; control tokens in it are words.
 
         Raises:
             DocumentError: empty.
@@ -77,7 +79,7 @@ class Reader:
         if not text.strip():
             raise DocumentError(f"The document {name!r} is empty: there is nothing to read.")
         self._check_length(text, name)
-        encoded = self.decoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self.decoder.literal_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         return Tokens(torch.tensor(encoded["input_ids"], dtype=torch.long, device=self.decoder.device), offsets)
 
@@ -175,13 +177,9 @@ class Reader:
                 "window."
             )
 
-    def _ids(self, text: str) -> Tensor:
-        ids = self.decoder.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return torch.tensor(ids, dtype=torch.long, device=self.decoder.device)
-
 
 def tokenised_question(text: str, prompt: RenderedPrompt, decoder: Decoder) -> Question:
-    """A question in a template and a model's tokens.
+    """A question in a template and a model's tokens; control tokens in it are words.
 
     Raises:
         ConfigError: the question is empty.
@@ -189,10 +187,22 @@ def tokenised_question(text: str, prompt: RenderedPrompt, decoder: Decoder) -> Q
     if not text.strip():
         raise ConfigError("The question is empty.")
     rendered, start, stop = prompt.ask(text)
-    encoded = decoder.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-    own = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if b > start and a < stop]
-    ids = torch.tensor(encoded["input_ids"], dtype=torch.long, device=decoder.device)
-    return Question(text, ids, slice(own[0], own[-1] + 1))
+    words = _plain_ids(decoder.literal_tokenizer, text)
+    if words == _plain_ids(decoder.tokenizer, text):
+        encoded = decoder.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+        ids = encoded["input_ids"]
+        places = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if b > start and a < stop]
+        own = slice(places[0], places[-1] + 1)
+    else:  # only here in parts: a tokenizer may join a word and the template's space before it
+        before = _plain_ids(decoder.tokenizer, rendered[:start])
+        ids = before + words + _plain_ids(decoder.tokenizer, rendered[stop:])
+        own = slice(len(before), len(before) + len(words))
+    return Question(text, torch.tensor(ids, dtype=torch.long, device=decoder.device), own)
+
+
+def _plain_ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _window(config: ACREConfig, decoder: Decoder) -> int:

@@ -62,8 +62,19 @@ def pooled_scores(
     Returns:
         `[L, M]` float32.
     """
-    if rope is not None:
-        queries, l1_keys = rope.rotate(queries, distance), rope.rotate(l1_keys)
-    keys = l1_keys.repeat_interleave(queries.shape[1] // l1_keys.shape[1], dim=1)  # [L, H, M, D]
-    logits = torch.einsum("lhtd,lhmd->lhtm", queries.float() * scaling, keys.float())
-    return logits.softmax(dim=-1).mean(dim=(1, 2))
+    layers = []
+    for layer_queries, layer_keys in zip(queries, l1_keys, strict=True):
+        if rope is not None:
+            layer_queries, layer_keys = rope.rotate(layer_queries, distance), rope.rotate(layer_keys)
+        layers.append(_layer_scores(layer_queries, layer_keys, scaling=scaling))
+    return torch.stack(layers)
+
+
+def _layer_scores(queries: Tensor, keys: Tensor, *, scaling: float) -> Tensor:
+    """One layer of `pooled_scores`: `[H, T, D]` and `[Hkv, M, D]` to `[M]`.
+
+    Layer by layer, and the query heads of one KV head as rows of one product: all layers at once, each key repeated
+    for every query head, take over 10 GB for a 7B model and a long document.
+    """
+    grouped = queries.float().reshape(len(keys), -1, queries.shape[-1]) * scaling  # [Hkv, H / Hkv * T, D]
+    return (grouped @ keys.float().mT).softmax(dim=-1).mean(dim=(0, 1))

@@ -138,7 +138,7 @@ class Selector:
             rope=self._decoder.rope,
             distance=cache.n_blocks + len(cache.tail) + question.own.start,
         )
-        per_layer = scores.double().cpu().numpy()  # [L, M]
+        per_layer = scores.cpu().double().numpy()  # [L, M]; cpu first: MPS has no float64
         units = split_units(documents, config.granularity)
         interval = cache.interval
         n_refill = min(budget_tokens // interval, cache.n_blocks)
@@ -172,7 +172,7 @@ def _without_prior(raw: Sequence[Tensor], documents: Sequence[Document]) -> list
 
 
 def _as_arrays(scores: Sequence[Tensor]) -> list[Scores]:
-    return [each.double().cpu().numpy() for each in scores]
+    return [each.cpu().double().numpy() for each in scores]
 
 
 def _by_retriever(

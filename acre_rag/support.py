@@ -1,6 +1,6 @@
 """Say whether a model's attention can be split into two layers of cache, and why not; loads nothing."""
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -22,6 +22,12 @@ def check_supported(model: Any) -> None:
         raise UnsupportedModelError(
             f"{family} has layers of kind {', '.join(sorted(kinds))}; ACRE needs full attention in every layer. "
             "Choose a model with full attention (Llama, Qwen2/2.5, Qwen3, Mistral without sliding window, Phi-3)."
+        )
+    unrotated = [layer for layer, rotates in enumerate(getattr(config, "no_rope_layers", None) or []) if not rotates]
+    if unrotated:
+        raise UnsupportedModelError(
+            f"{family} rotates nothing in layers {', '.join(map(str, unrotated))} (no_rope_layers in its config.json); "
+            "ACRE needs a rotary embedding in every layer."
         )
     sliding = getattr(config, "sliding_window", None)
     if sliding and getattr(config, "use_sliding_window", True):
@@ -52,9 +58,9 @@ def _has_split_projections(attention: nn.Module) -> bool:
     return all(hasattr(attention, f"{kind}_proj") for kind in "qkv")
 
 
-def last_query_module(attention: nn.Module) -> nn.Module:
-    """The module whose output is the query just before rotation."""
-    for name in ("q_norm", "q_proj", "qkv_proj"):
+def last_module(attention: nn.Module, kind: Literal["q", "k"]) -> tuple[str, nn.Module]:
+    """Name and module whose output is the query ("q") or the key ("k") just before rotation."""
+    for name in (f"{kind}_layernorm", f"{kind}_norm", f"{kind}_proj", "qkv_proj"):
         if isinstance(module := getattr(attention, name, None), nn.Module):
-            return module
-    raise UnsupportedModelError("self_attn has no query projection")  # check_supported ran before
+            return name, module
+    raise UnsupportedModelError("self_attn has no query or key projection")  # check_supported ran before

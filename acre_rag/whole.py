@@ -32,6 +32,6 @@ def about_the_whole(raw: Sequence[Tensor], documents: Sequence[Document], *, pea
 
 def passage_shares(scores: Tensor, document: Document) -> Scores:
     """How `[n, M * l]` attention spreads over a document's passages; sums to one."""
-    sums = unit_sums([scores.double().sum(dim=0).cpu().numpy()], split_units([document], "passages"))
+    sums = unit_sums([scores.cpu().double().sum(dim=0).numpy()], split_units([document], "passages"))
     shares: Scores = sums / max(float(sums.sum()), 1e-12)
     return shares

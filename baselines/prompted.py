@@ -15,6 +15,7 @@ from acre_rag.decoder import Decoder
 from acre_rag.errors import CapacityError
 from acre_rag.generate import Generated, GenerationSettings, decode
 from acre_rag.prompts import RenderedPrompt
+from acre_rag.reading import tokenised_question
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,16 @@ def middle_truncated(ids: Tensor, room: int) -> Tensor:
 
 
 def token_ids(decoder: Decoder, text: str) -> Tensor:
-    """`[T]`, without special tokens."""
-    ids = decoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    """`[T]` of a prompt, in which control tokens are what they are."""
+    return _tensor(decoder, decoder.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def text_ids(decoder: Decoder, text: str) -> Tensor:
+    """`[T]` of a document or a part of it, in which control tokens are words."""
+    return _tensor(decoder, decoder.literal_tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _tensor(decoder: Decoder, ids: list[int]) -> Tensor:
     return torch.tensor(ids, dtype=torch.long, device=decoder.device)
 
 
@@ -65,9 +74,9 @@ def answer_from_text(
     Raises:
         CapacityError: prompt, question and answer alone do not fit.
     """
-    prefix, asked = token_ids(decoder, prompt.prefix), token_ids(decoder, prompt.ask(question)[0])
+    prefix, asked = token_ids(decoder, prompt.prefix), tokenised_question(question, prompt, decoder).ids
     room = room_for_text(prompt_tokens=len(prefix) + len(asked), settings=call.settings, window=window)
-    body = token_ids(decoder, text)
+    body = text_ids(decoder, text)
     kept = middle_truncated(body, room)
     ids = torch.cat([prefix, kept, asked])
     [generated] = decode(

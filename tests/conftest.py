@@ -14,9 +14,11 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     Phi3Config,
+    PhiConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    StableLmConfig,
 )
 
 from acre_rag import ACRE, ACREConfig
@@ -66,6 +68,8 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "phi3-partial": lambda: Phi3Config(
         **TINY, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
     ),
+    "phi-norm": lambda: PhiConfig(**TINY, qk_layernorm=True),
+    "stablelm-norm": lambda: StableLmConfig(**TINY, qk_layernorm=True),
 }
 
 

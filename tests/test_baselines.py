@@ -99,6 +99,14 @@ def test_a_long_text_loses_its_middle_and_says_how_much(tiny: Decoder, echo: Ech
         answer_from_text(tiny, echo.prompt, "x", "Where? " * 40, Call(SHORT), window=128)
 
 
+def test_control_tokens_in_a_text_read_anew_are_words(tiny: Decoder, echo: Echo) -> None:
+    sly, harmless = (
+        answer_from_text(tiny, echo.prompt, text, question, Call(SHORT), window=512).usage.prompt_tokens
+        for text, question in [("a</s>b", "<s>?"), ("abcdef", "who?")]
+    )
+    assert sly == harmless
+
+
 @pytest.mark.parametrize(("room", "kept"), [(10, "0123456789"), (4, "0189"), (5, "01289"), (1, "0")])
 def test_truncation_keeps_both_ends(tiny: Decoder, room: int, kept: str) -> None:
     ids = token_ids(tiny, "0123456789")

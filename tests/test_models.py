@@ -12,10 +12,12 @@ from transformers import (
     FalconConfig,
     Gemma2Config,
     GPT2Config,
+    HunYuanDenseV1Config,
     LlamaConfig,
     MistralConfig,
     PreTrainedModel,
     Qwen2Config,
+    SmolLM3Config,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -68,6 +70,11 @@ REFUSED = {
         lambda: FalconConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=300),
         "decoder layers",
     ),
+    "layers without rotation": (
+        lambda: SmolLM3Config(**TINY, no_rope_layers=[1, 0, 1]),
+        r"rotates nothing in layers 1 \(no_rope_layers",
+    ),
+    "norms after rotation": (lambda: HunYuanDenseV1Config(**TINY, head_dim=8), "not a rotation"),
     "longrope": (
         lambda: LlamaConfig(
             **TINY,
@@ -114,6 +121,14 @@ def test_an_unknown_rotation_is_noticed_by_the_probe() -> None:
     model.model.rotary_emb = Interleaved(model.model.rotary_emb)
     with pytest.raises(UnsupportedModelError, match="not a rotation"):
         Decoder(model=model, tokenizer=None, name="odd")
+
+
+def test_a_later_layer_of_another_kind_is_noticed_by_the_probe() -> None:
+    model = build(SmolLM3Config(**TINY, no_rope_layers=[1, 1, 1]))
+    Decoder(model=model, tokenizer=None, name="all rotate")
+    model.model.layers[1].self_attn.use_rope = False
+    with pytest.raises(UnsupportedModelError, match="not a rotation"):
+        Decoder(model=model, tokenizer=None, name="one does not")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Templates in a model's own format, and in plain text where it has none."""
 
+import copy
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pytest
+from conftest import byte_tokenizer
 
 from acre_rag.errors import ConfigError
 from acre_rag.evaluation import published
@@ -48,3 +51,28 @@ def test_a_chat_format_has_the_system_message_and_no_cue() -> None:
 def test_a_chat_format_that_drops_the_message_is_named() -> None:
     with pytest.raises(ConfigError, match="template of your own"):
         render(ANSWER, Words(chat_template="any", form="nothing"))
+
+
+DATED = (
+    "\n{%- macro head() -%}{%- if strftime_now is defined -%}Today: {{ strftime_now('%d %b %Y, %A') }}{%- endif -%}"
+    "{%- endmacro %}\n\n<{{ head() }}>{% for message in messages %}[{{ message['content'] }}]{% endfor %}"
+)
+
+
+class Later(datetime):
+    """A clock that has gone on."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return datetime(2031, 3, 5)
+
+
+@pytest.mark.parametrize("form", [DATED, {"default": DATED, "tool_use": "nothing"}], ids=["one", "several"])
+def test_a_chat_format_with_todays_date_is_the_same_tomorrow(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.chat_template = form
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Later)
+    own = tokenizer.apply_chat_template([{"role": "user", "content": ANSWER.before}], tokenize=False)
+    assert "Today: 05 Mar 2031" in own
+    expected = own.removesuffix("]").replace("05 Mar 2031, Wednesday", "26 Jul 2024, Friday")
+    assert render(ANSWER, tokenizer).prefix == expected

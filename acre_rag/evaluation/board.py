@@ -126,8 +126,8 @@ class Board:
     def tokens_of(self, item: EvalItem) -> int:
         """The document's length in the model's tokens."""
         if item.document_id not in self.lengths:
-            ids = self.setting.decoder.tokenizer(item.document, add_special_tokens=False, verbose=False)["input_ids"]
-            self.lengths[item.document_id] = len(ids)
+            encoded = self.setting.decoder.literal_tokenizer(item.document, add_special_tokens=False, verbose=False)
+            self.lengths[item.document_id] = len(encoded["input_ids"])
         return self.lengths[item.document_id]
 
     def now(self) -> dict[str, Any]:

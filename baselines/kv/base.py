@@ -16,7 +16,7 @@ from transformers import Cache
 from acre_rag.answer import Answer, Timings, Usage
 from acre_rag.baselines.base import Baseline, Call, Held, Setting
 from acre_rag.baselines.kv.prefill import copied
-from acre_rag.baselines.prompted import middle_truncated, token_ids
+from acre_rag.baselines.prompted import middle_truncated, text_ids, token_ids
 from acre_rag.construct import ProgressCallback
 from acre_rag.errors import CapacityError, ConfigError
 from acre_rag.generate import decode_on
@@ -98,7 +98,7 @@ class KVBaseline(Baseline[Prefilled]):
 
     def read(self, text: str, progress: ProgressCallback) -> Prefilled:
         """Prompt and document to a cache; the middle of a document that is too long is left out."""
-        body = token_ids(self.decoder, text)
+        body = text_ids(self.decoder, text)
         most = self.most_read
         kept = body if most is None else middle_truncated(body, most - len(self.prefix_ids))
         with torch.inference_mode():

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from acre_rag.baselines.base import Call, Setting
-from acre_rag.baselines.prompted import answer_from_text, middle_truncated, token_ids
+from acre_rag.baselines.prompted import answer_from_text, middle_truncated, text_ids, token_ids
 from acre_rag.baselines.rag.chunks import split_chunks
 from acre_rag.baselines.rag.recall import SHORT, TASKS
 from acre_rag.cache import KV
@@ -97,7 +97,7 @@ class FullMemory(Memory[Kept]):
 
     def read(self, text: str, progress: ProgressCallback) -> Kept:
         """Read the document as it is."""
-        prefix, ids = (token_ids(self.decoder, part) for part in (self._prompts[0].prefix, text))
+        prefix, ids = token_ids(self.decoder, self._prompts[0].prefix), text_ids(self.decoder, text)
         task = max(len(token_ids(self.decoder, prompt.ask("")[0])) for prompt in self._prompts)
         reserved = task + min(_QUESTION_TOKENS, self.window // 8) + SHORT.max_new_tokens
         room = self.window - len(prefix) - reserved

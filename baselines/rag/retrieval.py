@@ -10,12 +10,13 @@ from typing import Any
 
 from acre_rag.answer import Answer, Source, Step, Timings
 from acre_rag.baselines.base import Baseline, Call, Held, Setting
-from acre_rag.baselines.prompted import answer_from_text, room_for_text, token_ids
+from acre_rag.baselines.prompted import answer_from_text, room_for_text, text_ids, token_ids
 from acre_rag.baselines.rag.chunks import Chunk, split_chunks
 from acre_rag.baselines.rag.search import Hit, Search, union
 from acre_rag.construct import ProgressCallback
 from acre_rag.errors import ConfigError
 from acre_rag.prompts import render
+from acre_rag.reading import tokenised_question
 
 CHUNK_TOKENS = 512
 N_HITS = 5
@@ -101,13 +102,14 @@ class Retrieval:
         Raises:
             CapacityError: none.
         """
-        prompt = len(self._ids(self._prompt.prefix)) + len(self._ids(self._prompt.ask(question)[0]))
+        asked = tokenised_question(question, self._prompt, self._decoder).ids
+        prompt = len(token_ids(self._decoder, self._prompt.prefix)) + len(asked)
         return room_for_text(prompt_tokens=prompt + beside_tokens, settings=call.settings, window=self._window)
 
     def evidence(self, hits: Sequence[Hit], documents: Sequence[Held[Indexed]], room: int) -> Evidence:
         """The text of the hits, in document order; those of the last ranks are left out where `room` is short."""
         kept = list(hits[: self._n_fitting(hits, documents, room)])
-        while len(kept) > 1 and len(self._ids(_joined(kept, documents))) > room:
+        while len(kept) > 1 and len(text_ids(self._decoder, _joined(kept, documents))) > room:
             kept.pop()
         sources = sorted((_source(hit, documents) for hit in kept), key=lambda source: -source.score)
         left_out = len(hits) - len(kept)
@@ -163,9 +165,6 @@ class Retrieval:
             if used > room:
                 return max(n, 1)
         return len(hits)
-
-    def _ids(self, text: str) -> Any:
-        return token_ids(self._decoder, text)
 
 
 class RetrievalBaseline(Baseline[Indexed]):

@@ -12,7 +12,7 @@ import torch
 
 from acre_rag.answer import Answer, Step, Usage
 from acre_rag.baselines.base import Call, Held, Setting
-from acre_rag.baselines.prompted import middle_truncated, token_ids
+from acre_rag.baselines.prompted import middle_truncated, text_ids, token_ids
 from acre_rag.baselines.rag.confidence import CHOOSERS, Choice, Chooser, Sure, answer_surely, most_confident
 from acre_rag.baselines.rag.fused import Fusion
 from acre_rag.baselines.rag.retrieval import Evidence, Indexed, RetrievalBaseline, timings
@@ -21,6 +21,7 @@ from acre_rag.baselines.rag.rq_checkpoint import RQCheckpoint
 from acre_rag.baselines.rag.search import Search
 from acre_rag.baselines.rag.searches import dense_search
 from acre_rag.errors import ConfigError
+from acre_rag.reading import tokenised_question
 
 Mode = Literal["union", "tree", "checkpoint"]
 
@@ -110,8 +111,8 @@ class RQRAG(RetrievalBaseline):
         """A branch's answer, and how many tokens were read for it."""
         call.check()
         room = self.retrieval.room(question, call)
-        parts = (self.prompt.prefix, evidence.text, self.prompt.ask(question)[0])
-        before, text, after = (token_ids(self.decoder, part) for part in parts)
+        before, text = token_ids(self.decoder, self.prompt.prefix), text_ids(self.decoder, evidence.text)
+        after = tokenised_question(question, self.prompt, self.decoder).ids
         ids = torch.cat([before, middle_truncated(text, room), after])
         return answer_surely(self.decoder, ids, call.settings, stopped=call.stopped), len(ids)
 
