@@ -53,6 +53,8 @@ class Selector:
         Raises:
             ConfigError: the strategy cannot serve these documents.
         """
+        if not config.budget:  # L1 alone was asked for: no scores, which would cost a pass over L1
+            return within_budget((), documents, 0, "passages", ())
         if config.select == "paper":
             return self._paper(question, documents, config=config, budget_tokens=budget_tokens)
         units = split_units(documents, config.granularity)

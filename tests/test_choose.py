@@ -34,3 +34,16 @@ def test_a_spread_keeps_to_its_budget_and_begins_with_the_opening(budget: int) -
         assert chosen[0] == 0, "a budget smaller than the widest passage still refills the opening"
     if budget >= 2 * widest:
         assert chosen[-1] == units[-1].blocks.stop - 1
+
+
+@pytest.mark.parametrize("select", ["consensus", "hybrid", "retriever", "paper"])
+def test_l1_alone_costs_no_choice(select: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    acre = ACRE(tiny_decoder(), config=ACREConfig(window=1024, select=select, budget=0))  # type: ignore[arg-type]
+    read = acre.add("The boat left. " * 40)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the question was read to choose nothing")
+
+    monkeypatch.setattr("acre_rag.select.question_queries", never)
+    prepared = acre.prepare("When?", read)
+    assert [len(blocks) for blocks in prepared.selection.blocks] == [0] and prepared.sources == ()
