@@ -146,19 +146,20 @@ def test_snapkv_equals_the_librarys_pipeline(family: str) -> None:
     assert system.ask(FIRST, settings=LONG).text == expected
 
 
+@pytest.mark.parametrize("observed", [16, 200])
 @pytest.mark.parametrize("family", [*FAMILIES, *SCALED])
-def test_snapkv_at_the_prompts_end_equals_the_librarys_pipeline(family: str) -> None:
+def test_snapkv_at_the_prompts_end_equals_the_librarys_pipeline(family: str, observed: int) -> None:
     """The pipeline reads document and question as one context; ours reads the document once, for all questions."""
-    system = made("snapkv", family)
+    system = made("snapkv", family, observed_tokens=observed, kept_tokens=210)
     system.add(TEXT)
     ids, asked = whole_ids(system), token_ids(system.decoder, system.prompt.ask(FIRST)[0])
     n_slots, n_asked = len(ids) + len(asked) - 1, len(asked) - 1
-    ratio = ratio_that_keeps(100 + n_asked, of=n_slots)
-    press = load_kvpress().SnapKVPress(compression_ratio=ratio, window_size=min(16, n_asked))
+    ratio = ratio_that_keeps(210 + n_asked, of=n_slots)
+    press = load_kvpress().SnapKVPress(compression_ratio=ratio, window_size=min(observed, n_asked - 1))
     expected = pipeline_answer(system.decoder.model, press, torch.cat([ids, asked[:-1]]), asked[-1:])
     answer = system.ask(FIRST, settings=LONG)
     assert answer.text == expected
-    assert answer.usage.cached_tokens == 100 + n_asked and answer.usage.prompt_tokens == 1
+    assert answer.usage.cached_tokens == 210 + n_asked and answer.usage.prompt_tokens == 1
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *SCALED])

@@ -71,7 +71,8 @@ class SnapKV(Pressed):
         if self.observe == "document":
             return super().working_cache(state, question)
         asked = len(question.ids) - 1  # something must be left to decode from
-        press, n_slots = self._press(min(self.observed_tokens, asked)), state.n_slots + asked
+        # The library wants one token before those that it observes.
+        press, n_slots = self._press(min(self.observed_tokens, asked - 1)), state.n_slots + asked
         cache = pressed_by(press, self.decoder, state.cache, question.ids[:asked], keep=self.kept_tokens + asked)
         moved_back(cache, self.decoder.rope, n_slots - int(cache.get_seq_length()))
         return cache, question.ids[asked:]
