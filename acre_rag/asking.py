@@ -175,9 +175,13 @@ class Asker:
     def _fitting(
         self, question: Question, documents: Sequence[Document], reserved: int
     ) -> tuple[Sequence[Document], tuple[str, ...]]:
-        """The documents, or the most promising of them when their L1 entries do not all fit half of the window."""
+        """The documents, or the most promising of them when what stands of each does not all fit half of the window.
+
+        L1 entries that do not stay while decoding (`l1_context=False`) take no place.
+        """
         room = min(self.window // 2, self.window - len(documents[0].cache.prefix) - reserved)
-        needed = [document.n_blocks + len(document.cache.tail) for document in documents]
+        l1 = self.config.l1_context
+        needed = [document.n_blocks * l1 + len(document.cache.tail) for document in documents]
         if len(documents) == 1 or sum(needed) <= room:
             return documents, ()
         chosen: list[int] = []

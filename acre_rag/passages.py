@@ -33,8 +33,7 @@ def split_passages(text: str, offsets: NDArray[np.int64], *, interval: int, pass
         no block.
     """
     n_tokens = len(offsets)
-    chars_per_token = max(1.0, len(text) / max(1, n_tokens))
-    target = passage_tokens * chars_per_token
+    target = passage_tokens * len(text) / max(1, n_tokens)  # in characters; fewer than tokens in some scripts
     chunks = TextSplitter((max(1, round(0.75 * target)), max(1, round(1.25 * target)))).chunk_indices(text)
     passages = []
     for start, chunk in chunks:

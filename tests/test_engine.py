@@ -148,6 +148,13 @@ def test_bm25_finds_the_paragraph(tiny: Decoder) -> None:
     assert acre.ask("zzz?", settings=SHORT).sources == ()  # no common word: nothing is refilled
 
 
+@pytest.mark.parametrize("sentence", ["The lamp is in the hall. ", "灯在大厅里。门外有一只猫。"])
+def test_passages_have_their_length_in_tokens_in_every_script(tiny_acre: ACRE, sentence: str) -> None:
+    lengths = [len(passage.tokens) for passage in tiny_acre.add(sentence * 20).passages]
+    assert max(lengths) <= 1.25 * 32 + 1
+    assert np.mean(lengths) > 0.5 * 32
+
+
 def test_two_documents_answer_together_and_sources_name_them(acre: ACRE) -> None:
     acre.add(TEXT.replace("room", "hall"), id="halls")
     answer = acre.ask("Where is the drum?", settings=SHORT)

@@ -475,6 +475,8 @@ def test_documents_that_do_not_fit_together_are_chosen_by_a_first_pass(acre: ACR
     assert answer.usage.cached_tokens < acre.window
     prepared = acre.prepare("Where is the drum?")
     assert {document.id for document in prepared.documents} == named
+    without = acre.using(l1_context=False).prepare("Where is the drum?")  # L1 entries that do not stay take no place
+    assert len(without.documents) == 5 and without.notes == ()
 
 
 def test_one_callers_mistake_is_not_anothers(acre: ACRE) -> None:
