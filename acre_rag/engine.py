@@ -319,15 +319,12 @@ class ACRE:
         settings: GenerationSettings | None = None,
         timeout_s: float | None = None,
     ) -> list[Answer]:
-        """Answer several questions about the same documents, decoded together. Arguments as in `ask`."""
-        tickets = self._submit_asked(
-            [Asked(question, documents, tenant) for question in questions], settings, timeout_s
-        )
-        try:
-            return [ticket.result() for ticket in tickets]
-        finally:
-            for ticket in tickets:
-                ticket.cancel()
+        """Answer any number of questions about the same documents, a batch at a time; other callers' go between.
+
+        Arguments as in `ask`; `timeout_s` bounds the whole. When one question fails, the rest are not asked.
+        """
+        asked = [Asked(question, documents, tenant) for question in questions]
+        return self.decoder.worker.results(self._tickets(asked, settings, timeout_s))
 
     def stream(
         self,
@@ -455,6 +452,11 @@ class ACRE:
     def _submit_asked(
         self, asked: Sequence[Asked], settings: GenerationSettings | None, timeout_s: float | None
     ) -> list[Ticket]:
+        return self._in_line(self._tickets(asked, settings, timeout_s))
+
+    def _tickets(
+        self, asked: Sequence[Asked], settings: GenerationSettings | None, timeout_s: float | None
+    ) -> list[Ticket]:
         chosen, desk = settings or GenerationSettings(), self._desk
         # A seeded sample must not depend on who else asks at the same time.
         group = (desk, chosen) if chosen.temperature == 0 or chosen.seed is None else None
@@ -462,7 +464,7 @@ class ACRE:
         def work(tickets: Sequence[Ticket]) -> list[Any]:
             return list(desk.answer(tickets, chosen))
 
-        return self._in_line([Ticket(work, each, group=group, timeout_s=timeout_s) for each in asked])
+        return [Ticket(work, each, group=group, timeout_s=timeout_s) for each in asked]
 
     def _submit_stream(
         self, asked: Asked, settings: GenerationSettings | None, timeout_s: float | None

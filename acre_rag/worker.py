@@ -147,20 +147,51 @@ class Worker:
         """Tickets in line, those at work excepted."""
         return len(self._waiting)
 
-    def submit(self, tickets: Sequence[Ticket]) -> None:
+    def results(self, tickets: Sequence[Ticket]) -> list[Any]:
+        """Put any number of tickets in line, one batch at a time, and wait for them in a thread.
+
+        Others' tickets go between the batches. When one fails, those behind it are cancelled.
+
+        Returns:
+            Results in order.
+
+        Raises:
+            BusyError: too many are waiting already. Once the first batch is in line, the next ones wait for room.
+            DeadlineError: not done in time.
+        """
+        found: list[Any] = []
+        at_once = min(self.max_batch, self.max_waiting)
+        try:
+            for first in range(0, len(tickets), at_once):
+                batch = tickets[first : first + at_once]
+                self.submit(batch, patient=first > 0)
+                found += [ticket.result() for ticket in batch]
+            return found
+        finally:
+            for ticket in tickets:
+                ticket.cancel()
+
+    def submit(self, tickets: Sequence[Ticket], *, patient: bool = False) -> None:
         """Put tickets in line, together: those of one group are run as one batch.
 
         Called on the worker's own thread (a retriever that asks the engine), it runs them at once: waiting would be
         waiting for itself.
 
+        Args:
+            tickets: at most `max_waiting`.
+            patient: wait for room, at most until the first ticket's deadline.
+
         Raises:
             BusyError: too many are waiting already; none is taken.
+            DeadlineError: there was no room in time.
         """
         if threading.current_thread() is self._thread:
             _run(tickets)
             return
         with self._changed:
-            if len(self._waiting) + len(tickets) > self.max_waiting:
+            if patient and not self._changed.wait_for(lambda: self._has_room(tickets), tickets[0].remaining_s()):
+                raise tickets[0].give_up()
+            if not self._has_room(tickets):
                 raise BusyError(
                     f"{len(self._waiting):,} requests are waiting and at most {self.max_waiting:,} may; "
                     f"{len(tickets):,} more were refused. Try again later."
@@ -169,7 +200,7 @@ class Worker:
             if self._thread is None or not self._thread.is_alive():  # a forked process has lost its parent's thread
                 self._thread = threading.Thread(target=self._work, name="acre-model", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            self._changed.notify_all()
 
     def stop_when_idle(self) -> None:
         """Wait until the line is empty and the thread has ended (before a fork); the next call starts a new one."""
@@ -177,8 +208,11 @@ class Worker:
         if thread:
             with self._changed:
                 self._ending = True
-                self._changed.notify()
+                self._changed.notify_all()
             thread.join()
+
+    def _has_room(self, tickets: Sequence[Ticket]) -> bool:
+        return len(self._waiting) + len(tickets) <= self.max_waiting
 
     def _work(self) -> None:
         while batch := self._next():
@@ -197,6 +231,7 @@ class Worker:
                 batch += alike[: self.max_batch - 1]
                 for ticket in batch[1:]:
                     self._waiting.remove(ticket)
+            self._changed.notify_all()  # there is room
             return batch
 
 

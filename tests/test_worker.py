@@ -147,6 +147,80 @@ def test_a_full_line_refuses_at_once(acre: ACRE) -> None:
     assert acre.ask("Where is the lamp?", settings=SHORT).sources
 
 
+def echo(tickets):
+    return [ticket.payload for ticket in tickets]
+
+
+def test_any_number_of_questions_may_be_asked_of_an_idle_engine(acre: ACRE) -> None:
+    acre.decoder.worker.max_waiting = acre.decoder.worker.max_batch = 2
+    questions = ["Where is the drum?", "Kite?", "Where is the lamp?", "Where do I find the oar?", "Kite?"]
+    serial = [acre.ask(question, settings=SHORT).text for question in questions]
+    assert [answer.text for answer in acre.ask_batch(questions, settings=SHORT)] == serial
+    worker = Worker()
+    assert worker.results([Ticket(echo, number, group=1) for number in range(1000)]) == list(range(1000))
+
+
+def test_others_go_between_the_batches_of_many_questions() -> None:
+    worker, order = Worker(), []
+    others = [Ticket(lambda _: [order.append("other")]) for _ in range(2)]
+
+    def work(tickets):
+        if others:
+            worker._waiting.append(others.pop())  # somebody asks while this batch runs
+        order.append(len(tickets))
+        return echo(tickets)
+
+    worker.results([Ticket(work, number, group=1) for number in range(20)])
+    assert order == [8, "other", 8, "other", 4]
+
+
+def test_a_failure_among_many_questions_cancels_the_rest() -> None:
+    worker, seen = Worker(), []
+
+    def work(tickets):
+        seen.extend(ticket.payload for ticket in tickets)
+        return [ValueError("the ninth") if ticket.payload == 9 else None for ticket in tickets]
+
+    tickets = [Ticket(work, number, group=1) for number in range(40)]
+    with pytest.raises(ValueError, match="the ninth"):
+        worker.results(tickets)
+    assert seen == list(range(16)) and all(ticket.stopped() for ticket in tickets)
+    assert worker.n_waiting == 0
+
+
+def test_a_deadline_bounds_many_questions_together() -> None:
+    worker = Worker()
+
+    def work(tickets):
+        done.append(len(tickets))
+        time.sleep(0.2)
+        return echo(tickets)
+
+    done: list[int] = []
+    with pytest.raises(DeadlineError, match="timeout_s=0.5"):
+        worker.results([Ticket(work, number, group=1, timeout_s=0.5) for number in range(80)])
+    assert len(done) < 4, "ten batches take two seconds"
+
+
+@pytest.mark.parametrize("timeout_s", [None, 0.3])
+def test_many_questions_that_were_begun_wait_for_room(timeout_s: float | None) -> None:
+    worker, free = Worker(max_waiting=2, max_batch=2), threading.Event()
+
+    def work(tickets):
+        if tickets[0].payload == 0:  # others fill the line while the first batch runs
+            worker._waiting.extend(Ticket(lambda _: [free.wait(20)]) for _ in range(2))
+        return echo(tickets)
+
+    tickets = [Ticket(work, number, group=1, timeout_s=timeout_s) for number in range(6)]
+    if timeout_s is None:
+        threading.Timer(0.3, free.set).start()
+        assert worker.results(tickets) == list(range(6))
+    else:
+        with pytest.raises(DeadlineError):
+            worker.results(tickets)
+        free.set()
+
+
 def test_a_retriever_may_ask_the_engine_itself(acre: ACRE) -> None:
     def asks(question, documents):
         from acre_rag.retrieve import Span
