@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -72,14 +72,14 @@ def _fail(message: str, code: int) -> None:
 @app.command()
 @grouped
 def ask(
+    engine: EngineOptions,
+    selecting: SelectOptions,
     arguments: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="FILE... [QUESTION]", help="Files ('-' is standard input) or ids in the store, then a question."
         ),
-    ],
-    engine: EngineOptions,
-    selecting: SelectOptions,
+    ] = None,
     question: Annotated[str | None, typer.Option("--question", "-q", help="The question, instead of last.")] = None,
     max_tokens: options.MaxTokens = 128,
     temperature: options.Temperature = 0.0,
@@ -95,7 +95,7 @@ def ask(
     from acre_rag.generate import GenerationSettings
     from acre_rag.session import Session
 
-    names, question = _split(arguments, question, stored=engine.store is not None)
+    names, question = _split(arguments or [], question, stored=_stored(engine))
     if question is None and (as_json or "-" in names or not sys.stdin.isatty()):
         raise ConfigError("No question given, and there is no terminal to ask for one: put it last, or use -q.")
     config = engine.config(**selecting.fields())
@@ -166,17 +166,37 @@ def demo(
     run_demo(stdout, as_json=as_json, plot=plot)
 
 
-def _split(arguments: Sequence[str], question: str | None, *, stored: bool) -> tuple[list[str], str | None]:
-    """Files and question: the last argument is the question unless it is, or looks like, a file."""
+def _stored(engine: EngineOptions) -> frozenset[str] | None:
+    """Ids of the store's documents; `None` without a store."""
+    from acre_rag.store import Store
+
+    if engine.store is None:
+        return None
+    entries = Store(engine.store).entries(engine.tenant) if engine.store.is_dir() else []
+    return frozenset(entry.id for entry in entries)
+
+
+def _split(
+    arguments: Sequence[str], question: str | None, *, stored: Collection[str] | None
+) -> tuple[list[str], str | None]:
+    """Documents and question: the last argument is the question unless it is, or looks like, a file, or is stored."""
     names = list(arguments)
+    if not names and stored is None:
+        raise ConfigError(
+            "Nothing to ask: name files (acre ask FILE... [QUESTION]), or a store of documents (--store)."
+        )
+    if not names or question is not None:
+        return names, question
     last = names[-1]
     named = " " not in last.strip() and bool(Path(last).suffix) and not last.endswith("?")
     is_file = last == "-" or named or os.path.exists(last)  # noqa: PTH110 - Path.exists raises on a long question
-    if question is None and not is_file and (len(names) > 1 or stored):
-        return names[:-1], names[-1]
-    if question is None and not is_file and (" " in last or last.endswith("?")):
+    if is_file or last in (stored or ()):
+        return names, None
+    if len(names) > 1 or stored is not None:
+        return names[:-1], last
+    if " " in last or last.endswith("?"):
         raise DocumentError(f"{last!r} is a question, but no file is given: acre ask FILE... {last!r}")
-    return names, question
+    return names, None
 
 
 def _reporter() -> Callable[[str], None]:

@@ -14,8 +14,9 @@ import pytest
 from conftest import byte_tokenizer, tiny_decoder
 
 from acre_rag import cli
-from acre_rag.cli import _split
+from acre_rag.cli import _split, _stored
 from acre_rag.errors import DocumentError
+from acre_rag.options import EngineOptions
 
 TEXT = "The drum is in room one.\n\nThe flute is in room two.\n\n" * 20
 
@@ -138,6 +139,7 @@ def test_inspect_says_what_a_cache_holds(acre: Callable[..., Done], model: str, 
         (["{dir}/rooms.txt", "why " * 400], 1, "window"),
         (["Who is it?"], 1, "no file is given"),
         (["{dir}/rooms.txt"], 2, "No question given"),
+        ([], 2, "Nothing to ask"),
         (["{dir}/rooms.txt", "Who?", "--plot", "{dir}/missing/heat.png"], 1, "cannot be written"),
     ],
 )
@@ -184,15 +186,19 @@ def test_the_prompt_answers_until_the_input_ends(model: str, text: str) -> None:
 
 def test_the_last_argument_is_a_question_unless_it_looks_like_a_file(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("x")
-    assert _split(["a.txt", "Who?"], None, stored=False) == (["a.txt"], "Who?")
-    assert _split(["a.txt", "b.txt"], None, stored=False) == (["a.txt", "b.txt"], None)
-    assert _split(["a.txt", str(tmp_path / "b")], None, stored=False) == (["a.txt", str(tmp_path / "b")], None)
-    assert _split(["a.txt", "b.txt"], "Who?", stored=False) == (["a.txt", "b.txt"], "Who?")
-    assert _split(["a.txt", "Is it v2.0"], None, stored=False) == (["a.txt"], "Is it v2.0")
-    assert _split(["-", "Summary"], None, stored=False) == (["-"], "Summary")
-    assert _split(["What is this?"], None, stored=True) == ([], "What is this?")
+    assert _split(["a.txt", "Who?"], None, stored=None) == (["a.txt"], "Who?")
+    assert _split(["a.txt", "b.txt"], None, stored=None) == (["a.txt", "b.txt"], None)
+    assert _split(["a.txt", str(tmp_path / "b")], None, stored=None) == (["a.txt", str(tmp_path / "b")], None)
+    assert _split(["a.txt", "b.txt"], "Who?", stored=None) == (["a.txt", "b.txt"], "Who?")
+    assert _split(["a.txt", "Is it v2.0"], None, stored=None) == (["a.txt"], "Is it v2.0")
+    assert _split(["-", "Summary"], None, stored=None) == (["-"], "Summary")
+    assert _split(["What is this?"], None, stored=()) == ([], "What is this?")
+    assert _split(["contract"], None, stored={"contract"}) == (["contract"], None)
+    assert _split(["a.txt", "contract"], None, stored={"contract"}) == (["a.txt", "contract"], None)
+    assert _split(["contract", "Who"], None, stored={"contract"}) == (["contract"], "Who")
+    assert _split([], "Who?", stored=()) == ([], "Who?") and _split([], None, stored=()) == ([], None)
     with pytest.raises(DocumentError):
-        _split(["What is this?"], None, stored=False)
+        _split(["What is this?"], None, stored=None)
 
 
 def test_the_installed_command_works_in_a_pipe(model: str) -> None:
@@ -224,6 +230,11 @@ def test_a_store_is_built_listed_verified_asked_and_emptied(
     for documents in ((), ("rooms.txt",)):
         answer = json.loads(acre("ask", *documents, *asking, "--json").stdout)
         assert answer["sources"][0]["document"] == "rooms.txt"
+    assert json.loads(acre("ask", "-q", *asking, "--json").stdout)["text"] == answer["text"]
+    assert _stored(EngineOptions(store=tmp_path / "store")) == {"rooms.txt"}
+    assert _stored(EngineOptions(store=tmp_path / "store", tenant="bob")) == set()
+    for documents in ((), ("rooms.txt",)):
+        assert "No question given" in acre("ask", *documents, *asking[1:], check=2).stderr
     assert "No document 'attic'" in acre("ask", "attic", *asking, check=1).stderr
     assert "no document 'attic'" in acre("rm", "attic", *place, check=1).stderr
     shard = next((tmp_path / "store").rglob("l2-*"))
