@@ -29,7 +29,9 @@ Heads = Annotated[Path | None, typer.Option(help="Retrieval heads from `acre cal
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 DType = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Attention = Annotated[str | None, typer.Option("--attn", help="eager, sdpa or flash_attention_2.")]
-Window = Annotated[int | None, typer.Option(help="W: most keys a token attends to. Default: the model's own window.")]
+Window = Annotated[
+    int | None, typer.Option(help="W: most keys a token attends to. Default: the model's own window, at most 32,768.")
+]
 Interval = Annotated[int | None, typer.Option(help="l: tokens per L1 entry. Default: chosen from the length.")]
 Stride = Annotated[int | None, typer.Option(help="S: tokens read in one pass.")]
 L2Bits = Annotated[int, typer.Option("--l2-bits", help="Bits of the exact layer: 16, 8 or 4.")]

@@ -9,14 +9,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from conftest import byte_tokenizer, tiny_decoder
 
 from acre_rag import cli
 from acre_rag.cli import _split, _stored
+from acre_rag.decoder import _WINDOW_CAP
 from acre_rag.errors import DocumentError
-from acre_rag.options import EngineOptions
+from acre_rag.options import EngineOptions, Window
 
 TEXT = "The drum is in room one.\n\nThe flute is in room two.\n\n" * 20
 
@@ -155,6 +157,10 @@ def test_bad_input_gets_a_message_and_an_exit_code(
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert done.stdout == "" or "--plot" in arguments
+
+
+def test_the_help_of_window_names_the_cap() -> None:
+    assert f"at most {_WINDOW_CAP:,}" in get_args(Window)[1].help
 
 
 def test_an_unknown_command_is_wrong_usage(acre: Callable[..., Done]) -> None:
