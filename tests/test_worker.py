@@ -1,6 +1,8 @@
 """One model, many callers: deadlines, cancellation, bounded waiting, real batches, and a ladder when memory is short."""
 
 import asyncio
+import re
+import textwrap
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -219,6 +221,18 @@ def test_many_questions_that_were_begun_wait_for_room(timeout_s: float | None) -
         with pytest.raises(DeadlineError):
             worker.results(tickets)
         free.set()
+
+
+def test_the_readmes_lines_for_many_users_work(acre: ACRE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are printed, but for the model."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    [lines] = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "tenant=" in block]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ACRE, "from_pretrained", lambda **options: ACRE(acre.decoder, config=CONFIG, **options))
+    names = {"ACRE": ACRE, "text": TEXT, "more_text": TEXT[:400]}
+    exec(f"async def run():\n{textwrap.indent(lines, '    ')}\n    return acre", names)  # noqa: S102
+    served = asyncio.run(names["run"]())
+    assert served.documents_of("alice").keys() == {"contract", "appendix"}
 
 
 def test_a_retriever_may_ask_the_engine_itself(acre: ACRE) -> None:
