@@ -131,6 +131,18 @@ def test_what_is_saved_reads_a_document_bit_for_bit(decoder: Decoder, rank: int,
     assert not torch.allclose(ours.l1.keys, plain.l1.keys, atol=0.1)  # the adapter matters at all
 
 
+@pytest.mark.parametrize(("intervals", "told"), [((1, 128), 0), ((16, 64), 1), ((1, 2), 1)])
+def test_an_interval_that_was_not_trained_is_told_once(
+    qwen2: Decoder, tmp_path: Path, caplog: pytest.LogCaptureFixture, intervals: tuple[int, int], told: int
+) -> None:
+    save_adapter(perturbed(qwen2), tmp_path / "a", decoder=qwen2, intervals=intervals)
+    loaded = load_learned(tmp_path / "a", qwen2)
+    read(qwen2, loaded)
+    assert caplog.text.count(f"trained with {intervals[0]} to {intervals[1]}") == told
+    read(qwen2, L1Parameters(qwen2))  # of which nobody said anything
+    assert len(caplog.records) == told
+
+
 def test_an_adapter_in_bfloat16_keeps_its_values(llama: Decoder, tmp_path: Path) -> None:
     parameters = perturbed(llama).bfloat16()
     save_adapter(parameters, tmp_path / "a.safetensors", decoder=llama, intervals=(16, 16))

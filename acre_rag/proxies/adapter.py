@@ -124,7 +124,9 @@ def load_learned(name: str | Path, decoder: Decoder) -> L1Parameters:
         )
     with open_safetensors(path) as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-    return parameters_from(tensors, decoder, rank=info.rank, biased=info.biases, path=path)
+    parameters = parameters_from(tensors, decoder, rank=info.rank, biased=info.biases, path=path)
+    parameters.intervals = info.intervals
+    return parameters
 
 
 def shipped_adapter(decoder: Decoder) -> Path:

@@ -3,6 +3,7 @@
 Knows how the nested sequence is fed to a stock model; nothing of files (adapter.py) or of training.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -15,6 +16,7 @@ from acre_rag.cache import KV
 from acre_rag.decoder import Decoder
 
 KINDS = ("q", "k", "v")
+logger = logging.getLogger(__name__)
 
 
 class L1Projection(nn.Module):
@@ -56,11 +58,15 @@ class L1Parameters(nn.Module):
     Args:
         decoder: the base model that gives the shapes and the start values.
         rank: 0 for full rank (the paper).
+
+    Attributes:
+        intervals: smallest and largest interval `l` of the training; `None` where nobody said.
     """
 
     def __init__(self, decoder: Decoder, *, rank: int = 0) -> None:
         super().__init__()
         self.rank = rank
+        self.intervals: tuple[int, int] | None = None
         self.embedding = nn.Parameter(_eos_embedding(decoder))
         self.layers = nn.ModuleList()
         for attention in decoder.attentions:
@@ -85,9 +91,11 @@ class LearnedProxy:
 
     def __init__(self, parameters: L1Parameters) -> None:
         self.parameters = parameters
+        self._told: set[int] = set()
 
     def read(self, decoder: Decoder, token_ids: Tensor, *, n_blocks: int, interval: int, past: object) -> None:
         """Read the stride with its L1 tokens in nested order."""
+        self._tell_untrained(interval)
         embeds = nested_embeddings(decoder, self.parameters, token_ids, n_blocks=n_blocks, interval=interval)
         rows = l1_rows(n_blocks, interval, decoder.device)
         with l1_projections(decoder, self.parameters, rows):
@@ -96,6 +104,19 @@ class LearnedProxy:
     def split(self, nested: KV, *, interval: int) -> tuple[KV, KV]:
         """Every `l + 1`-th slot is L1, the others are L2."""
         return KV(*_take(nested, interval, l1=True)), KV(*_take(nested, interval, l1=False))
+
+    def _tell_untrained(self, interval: int) -> None:
+        """Log once for each interval that the training did not cover."""
+        least, most = self.parameters.intervals or (interval, interval)
+        if not least <= interval <= most and interval not in self._told:
+            self._told.add(interval)
+            logger.warning(
+                "Reading with interval=%d, but the adapter was trained with %d to %d: how well it reads so is unknown. "
+                "Use an interval of its training (a larger window allows a smaller one), or pooled L1.",
+                interval,
+                least,
+                most,
+            )
 
 
 def l1_rows(n_blocks: int, interval: int, device: torch.device) -> Tensor:
