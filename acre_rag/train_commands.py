@@ -18,11 +18,7 @@ if TYPE_CHECKING:  # torch is heavy: commands import it when they run
 
 train = typer.Typer(help="Train learned L1 for a frozen model (the paper's two stages).", no_args_is_help=True)
 
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings (TOML): a file, or a shipped name.")]
-Data = Annotated[Path, typer.Option(help="Folder of texts (.txt, .txt.gz), or of shards from `acre data build`.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoint, adapter.safetensors, training.json.")]
 Start = Annotated[Path | None, typer.Option(help="Adapter to begin with.")]
-Trackers = Annotated[list[str] | None, typer.Option("--tracker", help="tensorboard, wandb, ... (repeatable).")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +52,20 @@ class SettingOptions:
         return read_settings(config, stage=stage, **changes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run of any stage reads and where it writes."""
+
+    data: Annotated[Path, typer.Option(help="Folder of texts (.txt, .txt.gz), or of shards from `acre data build`.")]
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoint, adapter.safetensors, training.json.")]
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Settings (TOML): a file, or a shipped name.")
+    ] = None
+    device: Device = "auto"
+    tracker: Annotated[list[str] | None, typer.Option("--tracker", help="tensorboard, wandb, ... (repeatable).")] = None
+    as_json: Json = False
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the main one."""
     app.add_typer(train, name="train")
@@ -63,78 +73,47 @@ def register(app: typer.Typer) -> None:
 
 @train.command()
 @grouped
-def stage1(
-    data: Data,
-    out: Out,
-    options: SettingOptions,
-    config: Config = None,
-    start: Start = None,
-    device: Device = "auto",
-    tracker: Trackers = None,
-    as_json: Json = False,
-) -> None:
+def stage1(run: RunOptions, options: SettingOptions, start: Start = None) -> None:
     """Next-token loss on later strides, given the L1 entries of earlier ones (Eq. 20).
 
     The same command again goes on from the last checkpoint. On several processes: accelerate launch -m acre_rag.cli
     train stage1 ...
     """
-    settings = options.settings("stage1", config)
-    _run(settings, data=data, out=out, start=start, device=device, trackers=tracker or [], as_json=as_json)
+    _train("stage1", run, options, start)
 
 
 @train.command()
 @grouped
-def stage2(
-    data: Data,
-    out: Out,
-    options: SettingOptions,
-    config: Config = None,
-    start: Start = None,
-    device: Device = "auto",
-    tracker: Trackers = None,
-    as_json: Json = False,
-) -> None:
+def stage2(run: RunOptions, options: SettingOptions, start: Start = None) -> None:
     """Loss on answers, read over L1 entries and refilled blocks (Eq. 21); begin with the adapter of stage 1."""
-    settings = options.settings("stage2", config)
-    _run(settings, data=data, out=out, start=start, device=device, trackers=tracker or [], as_json=as_json)
+    _train("stage2", run, options, start)
 
 
 @train.command()
 @grouped
-def sft(
-    data: Data,
-    out: Out,
-    options: SettingOptions,
-    config: Config = None,
-    device: Device = "auto",
-    tracker: Trackers = None,
-    as_json: Json = False,
-) -> None:
+def sft(run: RunOptions, options: SettingOptions) -> None:
     """Fine-tune the vanilla model on the data of stage 2, for comparison: answers behind whole documents, no L1.
 
     Leaves a whole model in OUT/model, for --model.
     """
-    settings = options.settings("sft", config)
-    _run(settings, data=data, out=out, start=None, device=device, trackers=tracker or [], as_json=as_json)
+    _train("sft", run, options, None)
 
 
-def _run(
-    settings: "TrainingSettings",
-    *,
-    data: Path,
-    out: Path,
-    start: Path | None,
-    device: str,
-    trackers: list[str],
-    as_json: bool,
-) -> None:
+def _train(stage: str, run: RunOptions, options: SettingOptions, start: Path | None) -> None:
     from acre_rag.training.run import run_training
 
+    settings = options.settings(stage, run.config)
     with _progress(settings.steps) as on_step:
         trained = run_training(
-            settings, data=data, out=out, start=start, device=device, trackers=tuple(trackers), on_step=on_step
+            settings,
+            data=run.data,
+            out=run.out,
+            start=start,
+            device=run.device,
+            trackers=tuple(run.tracker or ()),
+            on_step=on_step,
         )
-    if as_json:
+    if run.as_json:
         typer.echo(json.dumps({"adapter": str(trained.adapter), "steps": trained.steps, "loss": trained.loss}))
     else:
         Console().print(f"{trained.steps} steps, loss {trained.loss:.3f}; written to {trained.adapter}")

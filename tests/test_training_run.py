@@ -291,6 +291,13 @@ def test_fine_tuning_leaves_an_ordinary_model_that_answers_better(model: Path, s
     assert after < before - 1
 
 
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "sft"])
+def test_every_stage_needs_data_and_a_folder(stage: str, tmp_path: Path) -> None:
+    for given, missing in (("--data", "--out"), ("--out", "--data")):
+        done = CliRunner().invoke(app, ["train", stage, given, str(tmp_path)])
+        assert done.exit_code == 2 and f"Missing option '{missing}'" in done.output
+
+
 def test_shards_are_entered_where_a_run_stopped(shards: Path) -> None:
     examples = Shards(shards, seed=3)
     whole = list(islice(examples.starting_at(0), 60))  # more than a pass of 24
