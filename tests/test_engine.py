@@ -269,6 +269,16 @@ def test_per_layer_blocks_are_chosen_by_each_layer(tiny: Decoder) -> None:
     assert len({tuple(row) for row in blocks}) > 1
 
 
+def test_per_layer_passages_refill_no_more_blocks_than_they_cover(tiny: Decoder) -> None:
+    """White space before the first passage is in none, and neighbours share the block at their border."""
+    config = ACREConfig(window=1024, interval=8, stride=64, passage_tokens=30, max_passages=99, select="paper")
+    acre = ACRE(tiny, config=config)
+    document = acre.add(" " * 40 + TEXT[:300])
+    covered = {b for p in document.passages for b in range(p.blocks.start, p.blocks.stop)}
+    assert len(covered) < document.n_blocks and sum(len(p.blocks) for p in document.passages) > len(covered)
+    assert all(set(layer) == covered for layer in acre.select("Where is the drum?").blocks[0].tolist())
+
+
 def test_an_answer_says_whether_it_was_cut_and_a_stream_ends_where_the_answer_does(acre: ACRE) -> None:
     cut = acre.ask("Where is the drum?", settings=SHORT)
     assert not cut.finished and cut.usage.generated_tokens == 12
