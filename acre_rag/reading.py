@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from acre_rag.blocks import fitting_stride
 from acre_rag.config import INTERVALS, ACREConfig, auto_interval
 from acre_rag.construct import ProgressCallback, ReadingPlan, construct
 from acre_rag.decoder import Decoder
@@ -95,7 +96,7 @@ class Reader:
         """Interval and stride for a document of `n_tokens` (Eq. 17's consequence: the interval adapts).
 
         Raises:
-            CapacityError: its L1 entries would take more than half of the window.
+            CapacityError: its L1 entries would take more than half of the window, or leave no room for a block.
         """
         config = self.config
         interval = config.interval or auto_interval(n_tokens, self.window, config.min_interval)
@@ -105,8 +106,22 @@ class Reader:
                 f"would take more than half of window={self.window:,}. Use an interval of at least "
                 f"{-(-n_tokens // (self.window // 2))}, a larger window, or leave the interval to be chosen."
             )
-        stride = config.stride or min(_MAX_STRIDE, self.window // 4)
-        return ReadingPlan(window=self.window, interval=interval, stride=max(interval, stride // interval * interval))
+        wanted = config.stride or min(_MAX_STRIDE, self.window // 4)
+        stride = fitting_stride(
+            max(interval, wanted // interval * interval),
+            n_tokens=n_tokens,
+            interval=interval,
+            prefix=len(self.prefix_ids),
+            window=self.window,
+            slots_per_block=interval + self.proxy.extra_slots,
+        )
+        if stride is None:
+            raise CapacityError(
+                f"The prompt before the document ({len(self.prefix_ids):,} tokens), {n_tokens // interval:,} L1 "
+                f"entries and one block of {interval} tokens do not fit window={self.window:,} together. Use a "
+                "larger window, a larger interval or a shorter prompt."
+            )
+        return ReadingPlan(window=self.window, interval=interval, stride=stride)
 
     def read(
         self,
