@@ -45,3 +45,9 @@ def to_device(picked: Tensor, device: torch.device) -> Tensor:
         return picked.to(device)
     # The pinned staging buffer is freed on return; the caching host allocator keeps it until the copy has finished.
     return picked.pin_memory().to(device, non_blocking=True)
+
+
+def settle(device: torch.device) -> None:
+    """Wait until the device has done what it was asked for: a clock read before knows nothing of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
