@@ -27,6 +27,7 @@ from acre_rag.proxies.base import Proxy
 from acre_rag.quantise import codec_of, with_codec
 from acre_rag.question import Question
 from acre_rag.select import Selector
+from acre_rag.transfer import release_unused
 
 _MAX_STRIDE = 2048
 _MOST_CHARS_PER_TOKEN = 16
@@ -173,6 +174,8 @@ class Reader:
             progress=progress,
         )
         cache = with_codec(cache, self._codec)
+        if self.config.l2_bits < 16:  # the exact rows were pinned: torch would keep their memory
+            release_unused(self.decoder.device)
         passages = split_passages(
             text, tokens.offsets, interval=plan.interval, passage_tokens=self.config.passage_tokens
         )
