@@ -25,6 +25,7 @@ from acre_rag.refill import refill
 from acre_rag.retrieve import Retriever
 from acre_rag.select import Selector
 from acre_rag.sources import sources_of
+from acre_rag.transfer import settle
 
 NOTHING = Selection((), (), "none", ())
 """The selection of a prompt without documents."""
@@ -125,6 +126,7 @@ class Asker:
             rope=self.decoder.rope,
             l1_context=self.config.l1_context,
         )
+        settle(self.decoder.device)
         return Prepared(
             ids=question.ids,
             slots=slots,

@@ -105,3 +105,30 @@ def distant_blocks(*, n_done: int, prefix: int, incoming: int, window: int, slot
             "Use a larger window, a larger interval or a smaller stride."
         )
     return distant
+
+
+def fitting_stride(
+    most: int, *, n_tokens: int, interval: int, prefix: int, window: int, slots_per_block: int
+) -> int | None:
+    """Eq. 13-14: the longest stride with which a whole document can be read, so that no stride fails late.
+
+    Args:
+        most: the longest to consider, a multiple of `interval`, in tokens.
+        n_tokens: `N`.
+        interval: `l`.
+        prefix: keys of the prefix.
+        window: `W`.
+        slots_per_block: keys of a recent block.
+
+    Returns:
+        A multiple of `interval`; `None` when not even one block a stride fits.
+    """
+    n_blocks, tail = divmod(n_tokens, interval)
+    for blocks in range(most // interval, 0, -1):
+        last = (n_blocks - 1) % blocks + 1 if n_blocks else 0
+        needed = prefix + (n_blocks - last) + last * slots_per_block + tail
+        if n_blocks > last:  # the stride before the last one is full
+            needed = max(needed, prefix + (n_blocks - last - blocks) + blocks * slots_per_block)
+        if needed <= window:
+            return blocks * interval
+    return None

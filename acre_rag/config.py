@@ -23,6 +23,7 @@ class ACREConfig:
             `N / l <= W / 2` (and at least `min_interval`).
         min_interval: smallest interval that the automatic choice may pick (the paper's default is 16).
         stride: `S`, document tokens read in one forward pass; `None` takes a quarter of the window, at most 2048.
+            Where a long prompt and many L1 entries leave the window less room, a stride is shorter.
         budget: `eta`, most tokens refilled per question (Eq. 17).
         select: how blocks are chosen: "paper", "consensus", "retriever" or "hybrid".
         granularity: "passages" refills runs of blocks that cover whole paragraphs, "blocks" single ones.

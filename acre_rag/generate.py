@@ -179,10 +179,10 @@ class _Clock(StoppingCriteria):
         self._stopped = stopped
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        if self._first is None:
+        stopped = torch.tensor([ask() for ask in self._stopped] or [False] * len(input_ids), device=input_ids.device)
+        if self._first is None:  # the copy above has waited for the token: on CUDA it may not be there yet before
             self._first = perf_counter() - self._start
-        stopped = [ask() for ask in self._stopped] or [False] * len(input_ids)
-        return torch.tensor(stopped, device=input_ids.device)
+        return stopped
 
     def result(self, text: str, n_tokens: int, finished: bool) -> Generated:
         total = perf_counter() - self._start

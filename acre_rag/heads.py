@@ -33,7 +33,8 @@ class RetrievalHeads:
     Attributes:
         heads: best first.
         model_digest: weights they were calibrated on.
-        architecture: family and shape; heads of a fine-tune with the same architecture are used with a note.
+        architecture: family and shape; a model of the same architecture but other weights (a fine-tune) may use them,
+            without a word: telling the two apart takes a hash of all weights.
         facts: how they were found (data, counts, figures); for people.
     """
 

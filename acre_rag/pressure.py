@@ -10,13 +10,18 @@ from acre_rag.errors import CapacityError
 
 T = TypeVar("T")
 
+_WORDS = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
+
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on the device or the host."""
+    """Whether an error says that memory ran out, on the device or the host.
+
+    Pinning fails with a plain "CUDA error: out of memory", cuBLAS with CUBLAS_STATUS_ALLOC_FAILED.
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in _WORDS)
 
 
 def descend(rungs: Iterable[Callable[[], T]], *, purpose: str, before: Callable[[], None] = lambda: None) -> T:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from acre_rag.blocks import fitting_stride
 from acre_rag.config import INTERVALS, ACREConfig, auto_interval
 from acre_rag.construct import ProgressCallback, ReadingPlan, construct
 from acre_rag.decoder import Decoder
@@ -26,6 +27,7 @@ from acre_rag.proxies.base import Proxy
 from acre_rag.quantise import codec_of, with_codec
 from acre_rag.question import Question
 from acre_rag.select import Selector
+from acre_rag.transfer import release_unused
 
 _MAX_STRIDE = 2048
 _MOST_CHARS_PER_TOKEN = 16
@@ -95,7 +97,7 @@ class Reader:
         """Interval and stride for a document of `n_tokens` (Eq. 17's consequence: the interval adapts).
 
         Raises:
-            CapacityError: its L1 entries would take more than half of the window.
+            CapacityError: its L1 entries would take more than half of the window, or leave no room for a block.
         """
         config = self.config
         interval = config.interval or auto_interval(n_tokens, self.window, config.min_interval)
@@ -105,8 +107,22 @@ class Reader:
                 f"would take more than half of window={self.window:,}. Use an interval of at least "
                 f"{-(-n_tokens // (self.window // 2))}, a larger window, or leave the interval to be chosen."
             )
-        stride = config.stride or min(_MAX_STRIDE, self.window // 4)
-        return ReadingPlan(window=self.window, interval=interval, stride=max(interval, stride // interval * interval))
+        wanted = config.stride or min(_MAX_STRIDE, self.window // 4)
+        stride = fitting_stride(
+            max(interval, wanted // interval * interval),
+            n_tokens=n_tokens,
+            interval=interval,
+            prefix=len(self.prefix_ids),
+            window=self.window,
+            slots_per_block=interval + self.proxy.extra_slots,
+        )
+        if stride is None:
+            raise CapacityError(
+                f"The prompt before the document ({len(self.prefix_ids):,} tokens), {n_tokens // interval:,} L1 "
+                f"entries and one block of {interval} tokens do not fit window={self.window:,} together. Use a "
+                "larger window, a larger interval or a shorter prompt."
+            )
+        return ReadingPlan(window=self.window, interval=interval, stride=stride)
 
     def read(
         self,
@@ -158,6 +174,8 @@ class Reader:
             progress=progress,
         )
         cache = with_codec(cache, self._codec)
+        if self.config.l2_bits < 16:  # the exact rows were pinned: torch would keep their memory
+            release_unused(self.decoder.device)
         passages = split_passages(
             text, tokens.offsets, interval=plan.interval, passage_tokens=self.config.passage_tokens
         )

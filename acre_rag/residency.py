@@ -20,6 +20,7 @@ from acre_rag.cache import KV, BiLayerCache
 from acre_rag.document import Document
 from acre_rag.errors import CapacityError, DocumentError
 from acre_rag.l2 import HostRows
+from acre_rag.transfer import release_unused
 
 Tier = Literal["device", "host", "disk"]
 Reload = Callable[[], BiLayerCache]
@@ -208,8 +209,7 @@ class Residency:
                 self._to_disk(home)
             else:
                 self._to_host(home)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_unused(self._device)
 
     @_locked
     def _hold(self, documents: Sequence[Document]) -> None:

@@ -16,7 +16,17 @@ from acre_rag.heads import RetrievalHeads
 from acre_rag.question import Question, global_view, question_queries
 from acre_rag.retrieve import Retriever, bm25_retriever
 from acre_rag.scores import head_scores, pooled_scores
-from acre_rag.units import Scores, Unit, fill_exactly, rank_units, span_scores, split_units, unit_sums, z_scores
+from acre_rag.units import (
+    Scores,
+    Unit,
+    fill_exactly,
+    n_covered,
+    rank_units,
+    span_scores,
+    split_units,
+    unit_sums,
+    z_scores,
+)
 from acre_rag.whole import about_the_whole, passage_shares
 
 
@@ -146,7 +156,7 @@ class Selector:
         n_refill = min(budget_tokens // interval, cache.n_blocks)
         if config.granularity == "passages":
             widest = sum(sorted((len(unit.blocks) for unit in units), reverse=True)[: config.max_passages])
-            n_refill = min(n_refill, widest)
+            n_refill = min(n_refill, widest, n_covered(units))  # neighbours may share a block, white space is in none
         rows = [fill_exactly(units, layer, n_refill, config.granularity) for layer in per_layer]
         blocks = np.array(rows, dtype=np.int64).reshape(len(per_layer), n_refill)
         shared = unit_sums([np.repeat(per_layer.mean(axis=0) / interval, interval)], units)

@@ -45,3 +45,19 @@ def to_device(picked: Tensor, device: torch.device) -> Tensor:
         return picked.to(device)
     # The pinned staging buffer is freed on return; the caching host allocator keeps it until the copy has finished.
     return picked.pin_memory().to(device, non_blocking=True)
+
+
+def settle(device: torch.device) -> None:
+    """Wait until the device has done what it was asked for: a clock read before knows nothing of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def release_unused(device: torch.device) -> None:
+    """Give memory back that torch keeps for later: the device's, and pinned host memory as large as a freed L2."""
+    if device.type != "cuda":
+        return
+    torch.cuda.empty_cache()
+    release_pinned = getattr(torch.accelerator, "empty_host_cache", None)  # newer than the oldest torch we take
+    if release_pinned is not None:
+        release_pinned()

@@ -99,6 +99,11 @@ def z_scores(scores: Scores) -> Scores:
     return standard
 
 
+def n_covered(units: Sequence[Unit]) -> int:
+    """How many blocks of one document some units cover together."""
+    return len({block for unit in units for block in range(unit.blocks.start, unit.blocks.stop)})
+
+
 def fill_exactly(units: Sequence[Unit], block_scores: Scores, n_refill: int, granularity: str) -> list[int]:
     """Exactly `n_refill` blocks, best units first (all layers must refill the same number)."""
     if granularity == "blocks":

@@ -13,6 +13,7 @@ from acre_rag.blocks import (
     blocks_of_tokens,
     chars_of_tokens,
     distant_blocks,
+    fitting_stride,
     merge_runs,
     nested_order,
     tokens_of_chars,
@@ -20,6 +21,46 @@ from acre_rag.blocks import (
 from acre_rag.choose import refill_budget
 from acre_rag.config import INTERVALS, ACREConfig, auto_interval
 from acre_rag.errors import CapacityError, ConfigError
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(0, 200),
+    st.integers(1, 8),
+    st.integers(0, 60),
+    st.integers(8, 120),
+    st.integers(0, 1),
+)
+def test_the_fitting_stride_is_the_longest_that_reads_to_the_end(
+    most: int, n_tokens: int, interval: int, prefix: int, window: int, extra: int
+) -> None:
+    def fits(blocks: int) -> bool:
+        """Stride by stride, as the reader asks."""
+        n_blocks, tail = divmod(n_tokens, interval)
+        done = 0
+        while True:
+            new = min(blocks, n_blocks - done)
+            incoming = new * (interval + extra) + (tail if done + new == n_blocks else 0)
+            try:
+                distant_blocks(
+                    n_done=done, prefix=prefix, incoming=incoming, window=window, slots_per_block=interval + extra
+                )
+            except CapacityError:
+                return False
+            done += new
+            if done == n_blocks:
+                return True
+
+    stride = fitting_stride(
+        most * interval,
+        n_tokens=n_tokens,
+        interval=interval,
+        prefix=prefix,
+        window=window,
+        slots_per_block=interval + extra,
+    )
+    longest = next((blocks * interval for blocks in range(most, 0, -1) if fits(blocks)), None)
+    assert stride == longest
 
 
 @given(st.sets(st.integers(0, 60)))

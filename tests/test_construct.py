@@ -12,6 +12,7 @@ from acre_rag import ACRE, ACREConfig
 from acre_rag.construct import ReadingPlan, construct
 from acre_rag.decoder import Decoder
 from acre_rag.errors import CapacityError, ConfigError
+from acre_rag.prompts import PromptTemplate
 from acre_rag.proxies import PooledProxy
 
 
@@ -112,6 +113,22 @@ def test_a_document_that_cannot_fit_is_refused_with_numbers(tiny: Decoder) -> No
         ACRE(tiny, config=ACREConfig(window=64)).add("x" * 5000)
     with pytest.raises(CapacityError, match=r"104,857,600 characters"):
         ACRE(tiny, config=ACREConfig(window=1024)).add("x" * (100 << 20))
+
+
+def test_a_long_prompt_shortens_the_stride_or_is_refused_before_reading(tiny: Decoder) -> None:
+    """120 L1 entries and 100 tokens of prompt leave 36 of the window's 256 places: the default stride takes 64."""
+    template = PromptTemplate(before="p" * 98, after="{question}")
+    acre = ACRE(tiny, config=ACREConfig(window=256, interval=8), template=template)
+    begun: list[int] = []
+    assert len(acre.add("x" * 960, progress=lambda done, _: begun.append(done)).offsets) == 960
+    assert acre.plan(960).stride == begun[0] == 40
+    assert acre.plan(400).stride == 64
+    begun.clear()
+    wide = PromptTemplate(before="p" * 126, after="{question}")
+    acre = ACRE(tiny, config=ACREConfig(window=256, interval=8), template=wide)
+    with pytest.raises(CapacityError, match=r"\(127 tokens\), 125 L1 entries and one block of 8 tokens"):
+        acre.add("x" * 1000, progress=lambda done, _: begun.append(done))
+    assert begun == []
 
 
 def test_a_stride_smaller_than_a_block_is_refused() -> None:

@@ -1,5 +1,7 @@
 """The public API on a tiny model: what is asked is answered, nothing is changed by answering."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from conftest import exact, tiny_decoder
 from acre_rag import ACRE, ACREConfig, Answer, GenerationSettings
 from acre_rag.decoder import Decoder
 from acre_rag.errors import AcreError, CapacityError, ConfigError, DocumentError
+from acre_rag.generate import _Clock
 from acre_rag.question import global_view, question_queries
 from acre_rag.retrieve import Span
 from acre_rag.scores import pooled_scores
@@ -269,6 +272,16 @@ def test_per_layer_blocks_are_chosen_by_each_layer(tiny: Decoder) -> None:
     assert len({tuple(row) for row in blocks}) > 1
 
 
+def test_per_layer_passages_refill_no_more_blocks_than_they_cover(tiny: Decoder) -> None:
+    """White space before the first passage is in none, and neighbours share the block at their border."""
+    config = ACREConfig(window=1024, interval=8, stride=64, passage_tokens=30, max_passages=99, select="paper")
+    acre = ACRE(tiny, config=config)
+    document = acre.add(" " * 40 + TEXT[:300])
+    covered = {b for p in document.passages for b in range(p.blocks.start, p.blocks.stop)}
+    assert len(covered) < document.n_blocks and sum(len(p.blocks) for p in document.passages) > len(covered)
+    assert all(set(layer) == covered for layer in acre.select("Where is the drum?").blocks[0].tolist())
+
+
 def test_an_answer_says_whether_it_was_cut_and_a_stream_ends_where_the_answer_does(acre: ACRE) -> None:
     cut = acre.ask("Where is the drum?", settings=SHORT)
     assert not cut.finished and cut.usage.generated_tokens == 12
@@ -299,6 +312,23 @@ def test_an_end_counts_once_alone_and_in_a_batch(acre: ACRE, own_ends: bool, mon
     *pieces, alone = acre.stream(both[0], settings=settings)
     assert "".join(pieces) == alone.text == first.text
     assert alone.finished and alone.usage.generated_tokens == 3
+
+
+def test_times_are_read_when_the_device_is_done(acre: ACRE, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow device: it is waited for behind refilling, and the first token's copy is."""
+    original = torch.tensor
+
+    def slow_copy(data: object, **options: object) -> torch.Tensor:
+        time.sleep(0.05)
+        return original(data, **options)
+
+    monkeypatch.setattr("acre_rag.asking.settle", lambda device: time.sleep(0.05))
+    prepared = acre.prepare("Where is the drum?")
+    assert prepared.refill_s >= 0.05
+    clock = _Clock(())
+    monkeypatch.setattr("acre_rag.generate.torch.tensor", slow_copy)
+    assert clock(torch.zeros(1, 3, dtype=torch.long), None).tolist() == [False]
+    assert clock.result("", 1, True).first_token_s >= 0.05
 
 
 def test_without_the_prior_a_passage_scores_its_raw_attention(tiny_acre: ACRE) -> None:

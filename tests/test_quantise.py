@@ -93,6 +93,18 @@ def test_an_engine_answers_from_fewer_bits(bits: int) -> None:
         assert answer.text == expected.text
 
 
+@pytest.mark.parametrize(("bits", "times"), [(16, 0), (8, 1)])
+def test_the_exact_rows_are_given_back_once_written_in_fewer_bits(
+    bits: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    released: list[torch.device] = []
+    monkeypatch.setattr("acre_rag.reading.release_unused", released.append)
+    ACRE(tiny_decoder(), config=replace(CONFIG, l2_bits=bits)).add(TEXT)
+    assert len(released) == times
+
+
 def test_other_bits_are_refused() -> None:
     with pytest.raises(ConfigError, match="l2_bits=3"):
         ACREConfig(l2_bits=3)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from acre_rag.transfer import HostWriter, to_device
+from acre_rag.transfer import HostWriter, release_unused, settle, to_device
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])]
@@ -22,6 +22,38 @@ def test_rows_land_where_they_were_sent(device: str) -> None:
     picked = to_device(host[[7, 0, 7, 11]], target)
     assert picked.device.type == device
     assert torch.equal(picked.cpu(), rows.cpu()[[7, 0, 7, 11]])
+
+
+@pytest.mark.parametrize(("device", "waits"), [("cpu", 0), ("cuda", 1)])
+def test_only_a_device_that_works_on_its_own_is_waited_for(
+    device: str, waits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr("torch.cuda.synchronize", waited.append)
+    settle(torch.device(device))
+    assert len(waited) == waits
+
+
+@pytest.mark.parametrize(("device", "released"), [("cpu", []), ("cuda", ["device", "pinned"])])
+def test_unused_memory_is_given_back_device_and_pinned(
+    device: str, released: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: seen.append("device"))
+    monkeypatch.setattr("torch.accelerator.empty_host_cache", lambda: seen.append("pinned"), raising=False)
+    release_unused(torch.device(device))
+    assert seen == released
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_pinned_memory_is_given_back() -> None:
+    device = torch.device("cuda")
+    writer = HostWriter((256, 1024, 256), torch.float32, device)
+    del writer
+    held = torch.cuda.host_memory_stats()["allocated_bytes.current"]
+    release_unused(device)
+    assert torch.cuda.host_memory_stats()["allocated_bytes.current"] <= held - 256 * 1024 * 256 * 4
 
 
 @pytest.mark.gpu

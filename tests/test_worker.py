@@ -461,6 +461,8 @@ def test_when_even_the_smallest_attempt_fails_it_is_said_and_the_engine_lives(ac
 def test_only_memory_errors_are_taken_for_memory_errors() -> None:
     assert out_of_memory(torch.OutOfMemoryError("x")) and out_of_memory(MemoryError())
     assert out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."))
+    assert out_of_memory(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"))
+    assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert not out_of_memory(RuntimeError("shapes do not match")) and not out_of_memory(ValueError("memory"))
     assert halvings(64, 8) == [64, 32, 16, 8] and halvings(100, 16) == [100, 48, 16] and halvings(8, 8) == [8]
 
