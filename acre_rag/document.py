@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from acre_rag.blocks import Run, blocks_of_tokens, chars_of_tokens, tokens_of_chars
+from acre_rag.blocks import Run, chars_of_tokens
 from acre_rag.cache import BiLayerCache
 from acre_rag.errors import DocumentError
 from acre_rag.passages import Passage
@@ -77,8 +77,3 @@ class Document:
     def chars_of_blocks(self, blocks: Run) -> tuple[int, int]:
         """Characters that a run of blocks covers."""
         return chars_of_tokens(blocks.start * self.interval, blocks.stop * self.interval, self.offsets)
-
-    def blocks_of_chars(self, start: int, stop: int) -> Run:
-        """Whole blocks that cover characters `start <= c < stop`."""
-        first, last = tokens_of_chars(start, stop, self.offsets)
-        return blocks_of_tokens(first, last, interval=self.interval, n_blocks=self.n_blocks)

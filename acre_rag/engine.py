@@ -25,7 +25,7 @@ from acre_rag.generate import GenerationSettings
 from acre_rag.heads import RetrievalHeads, check_heads, load_heads, shipped_heads
 from acre_rag.library import Library
 from acre_rag.models import BUILTIN, load_decoder
-from acre_rag.prompts import ANSWER, PromptTemplate, render
+from acre_rag.prompts import ANSWER, PromptTemplate, RenderedPrompt, render
 from acre_rag.proxies import LearnedProxy, PooledProxy, Proxy
 from acre_rag.proxies.adapter import load_learned
 from acre_rag.question import Question, question_queries
@@ -84,12 +84,13 @@ class ACRE:
         self.retriever = retriever
         self.template = template
         self._selector = Selector(decoder, self.heads)
+        prompt = render(template, decoder.tokenizer)
         self._reader = Reader(
             decoder,
             proxy=proxy or PooledProxy(),
             heads=self.heads,
             config=self.config,
-            prompt=render(template, decoder.tokenizer),
+            prompt=prompt,
             selector=self._selector,
         )
         self._library = Library(
@@ -98,7 +99,7 @@ class ACRE:
             Store(store) if store is not None else None,
             self.fingerprint if store is not None else None,
         )
-        self._desk = Desk(self._library, self._new_asker())
+        self._desk = Desk(self._library, self._new_asker(prompt))
 
     @classmethod
     def from_pretrained(
@@ -155,7 +156,7 @@ class ACRE:
         other.config = replace(self.config, **options)
         other.retriever = retriever or self.retriever
         other.template = template or self.template
-        other._desk = Desk(self._library, other._new_asker())
+        other._desk = Desk(self._library, other._new_asker(render(other.template, self.decoder.tokenizer)))
         if other._desk.asker.prompt.prefix != self._desk.asker.prompt.prefix:
             raise ConfigError(
                 "This template changes what stands before the document, which the caches hold. Make a new engine with "
@@ -415,11 +416,11 @@ class ACRE:
             self.decoder, proxy=reader.proxy, heads=self.heads, config=self.config, prompt=reader.prompt
         )
 
-    def _new_asker(self) -> Asker:
+    def _new_asker(self, prompt: RenderedPrompt) -> Asker:
         return Asker(
             decoder=self.decoder,
             selector=self._selector,
-            prompt=render(self.template, self.decoder.tokenizer),
+            prompt=prompt,
             config=self.config,
             retriever=self.retriever,
             window=self.window,

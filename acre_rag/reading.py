@@ -85,14 +85,6 @@ class Reader:
         offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         return Tokens(torch.tensor(encoded["input_ids"], dtype=torch.long, device=self.decoder.device), offsets)
 
-    def question(self, text: str) -> Question:
-        """A question in the template and tokens of this reader.
-
-        Raises:
-            ConfigError: the question is empty.
-        """
-        return tokenised_question(text, self.prompt, self.decoder)
-
     def plan(self, n_tokens: int) -> ReadingPlan:
         """Interval and stride for a document of `n_tokens` (Eq. 17's consequence: the interval adapts).
 
@@ -181,7 +173,8 @@ class Reader:
         )
         notes = () if plan == wanted else (f"memory was short: read in strides of {plan.stride:,} tokens",)
         document = Document(name, text, tokens.offsets, passages, plan.interval, 0.0, tenant, Holder(cache), notes)
-        prior = self._selector.prior(document, [self.question(q) for q in WHOLE_DOCUMENT_QUESTIONS])
+        questions = [tokenised_question(text, self.prompt, self.decoder) for text in WHOLE_DOCUMENT_QUESTIONS]
+        prior = self._selector.prior(document, questions)
         document.holder.cache = replace(cache, prior=prior)
         return replace(document, construct_s=perf_counter() - start)
 

@@ -8,6 +8,7 @@ import torch
 from conftest import exact, tiny_decoder
 
 from acre_rag import ACRE, ACREConfig, Answer, GenerationSettings
+from acre_rag.blocks import blocks_of_tokens, tokens_of_chars
 from acre_rag.decoder import Decoder
 from acre_rag.errors import AcreError, CapacityError, ConfigError, DocumentError
 from acre_rag.generate import _Clock
@@ -80,7 +81,9 @@ def test_every_strategy_answers_within_eq_17(tiny: Decoder, select: str, granula
     spans = sorted((s.start, s.end) for s in answer.sources)
     if select != "paper":  # neighbours are merged, so nothing overlaps, and the sources are what was refilled
         assert all(a[1] < b[0] for a, b in zip(spans, spans[1:], strict=False))
-        assert sum(len(document.blocks_of_chars(*span)) for span in spans) * 8 == answer.usage.refilled_tokens
+        tokens = [tokens_of_chars(*span, document.offsets) for span in spans]
+        runs = [blocks_of_tokens(*each, interval=8, n_blocks=document.n_blocks) for each in tokens]
+        assert sum(map(len, runs)) * 8 == answer.usage.refilled_tokens
 
 
 def test_a_b_a_gives_the_same_answer_twice_bit_for_bit(acre: ACRE) -> None:
