@@ -1,5 +1,6 @@
 """ACRE itself in its forms, made from the same `Setting` as every other system."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,11 @@ def _weighted(heads: RetrievalHeads | None, wanted: str, decoder: Decoder) -> Re
     known = heads or shipped_heads(decoder)
     if wanted == "calibrated" or known is None:
         return known
-    masses = known.facts.get("mass_on_right_passage", ()) if wanted == "mass" else ()
+    masses: Sequence[float] = known.facts.get("mass_on_right_passage", ()) if wanted == "mass" else ()
     if wanted == "mass" and len(masses) != len(known.heads):
         raise CalibrationError("This file of heads does not say what each put on the right passage: calibrate anew.")
-    heads = zip(known.heads, masses, strict=False)
-    return replace(known, heads=tuple(replace(head, weight=float(mass)) for head, mass in heads))
+    weighted = zip(known.heads, masses, strict=False)
+    return replace(known, heads=tuple(replace(head, weight=float(mass)) for head, mass in weighted))
 
 
 def _learned(setting: Setting, adapter: str | None) -> L1Parameters:
