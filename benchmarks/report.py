@@ -65,13 +65,15 @@ def _tables() -> str:
 def _table(comparison: dict[str, Any], title: str, name: str) -> str:
     datasets = comparison["datasets"]
     ranked = sorted(comparison["systems"].items(), key=lambda pair: -(pair[1]["average"] or -1.0))
-    head = ["system", *datasets, "average", "difference", "KV tokens attended"]
+    average = ["average"] if len(datasets) > 1 else []
+    head = ["system", *datasets, *average, "difference", "KV tokens attended"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for system, each in ranked:
         scores = [_figure(each["scores"].get(dataset), 1) for dataset in datasets]
         if each["refused"] and not each["questions"]:
             continue
-        cells = [*scores, _figure(each["average"], 1), _signed(each["difference"]), _figure(each["kv_tokens"], 0)]
+        means = [_figure(each["average"], 1) for _ in average]
+        cells = [*scores, *means, _signed(each["difference"]), _figure(each["kv_tokens"], 0)]
         lines.append(f"| {system} | {' | '.join(cells)} |")
     refused = [system for system, each in ranked if each["refused"] and not each["questions"]]
     questions = max(each["questions"] for _, each in ranked)
