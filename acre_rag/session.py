@@ -91,13 +91,13 @@ class Session:
             typer.echo(json.dumps(record, ensure_ascii=False))
         else:
             if not stream:
-                console.print(answer.text, markup=False, highlight=False)
+                console.print(answer.text, markup=False, highlight=False, soft_wrap=True)
             show_sources(console, answer, self.files)
             show_cost(console, answer)
         if plot:
             chosen = self.acre.prepare(question, self.documents, tenant=self.tenant)
             plot_selection(question, chosen.selection, chosen.documents, plot, answer=answer.text)
-            Console(stderr=True).print(f"[dim]picture: {escape(str(plot))}[/]")
+            Console(stderr=True, soft_wrap=True).print(f"[dim]picture: {escape(str(plot))}[/]")
 
     def prompt(self, settings: GenerationSettings, *, plot: Path | None) -> None:
         """Questions until the end of input; the caches stay warm. Ctrl-C stops an answer, Ctrl-D leaves."""
@@ -140,7 +140,7 @@ def _load(engine: EngineOptions, config: ACREConfig) -> ACRE:
             store=engine.store,
         )
     if acre.heads is None:
-        Console(stderr=True).print(
+        Console(stderr=True, soft_wrap=True).print(  # a command that is broken in two cannot be copied
             f"[yellow]No retrieval heads are known for {escape(engine.model)}: all heads' pooled scores choose, less "
             "sharply. Find them once with: acre calibrate --model MODEL --out heads.json[/]"
         )

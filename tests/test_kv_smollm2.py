@@ -6,6 +6,7 @@ import pytest
 
 from acre_rag.baselines.base import Setting
 from acre_rag.baselines.kv.base import KVBaseline
+from acre_rag.baselines.prompted import token_ids
 from acre_rag.baselines.registry import make_system
 from acre_rag.decoder import Decoder
 from acre_rag.generate import GenerationSettings
@@ -19,7 +20,7 @@ N_CHARS = 4_000  # some 1,000 tokens
 
 @pytest.fixture(scope="module")
 def say(smollm2: Decoder, alice: str) -> Callable[..., tuple[KVBaseline, list[str], int]]:
-    """Makes a system, reads the book's beginning, asks; gives its answers and the slots that it attended to."""
+    """Makes a system, reads the book's beginning, asks; gives its answers and what it attended to."""
     start = alice.index("Alice was beginning")
 
     def run(name: str, **options: int) -> tuple[KVBaseline, list[str], int]:
@@ -27,7 +28,8 @@ def say(smollm2: Decoder, alice: str) -> Callable[..., tuple[KVBaseline, list[st
         assert isinstance(system, KVBaseline)
         system.add(alice[start : start + N_CHARS])
         answers = [system.ask(QUESTION, settings=SHORT) for _ in range(2)]
-        return system, [answer.text for answer in answers], answers[0].usage.cached_tokens
+        usage = answers[0].usage
+        return system, [answer.text for answer in answers], usage.cached_tokens + usage.prompt_tokens
 
     return run
 
@@ -39,8 +41,8 @@ def full(say: Callable[..., tuple[KVBaseline, list[str], int]]) -> tuple[KVBasel
 
 
 def test_full_context_answers(full: tuple[KVBaseline, list[str], int]) -> None:
-    _, answers, slots = full
-    assert 800 < slots < 1200
+    _, answers, attended = full
+    assert 800 < attended < 1300
     assert "Rabbit" in answers[0]
 
 
@@ -62,9 +64,10 @@ def test_every_other_system_answers_in_words(
     say: Callable[..., tuple[KVBaseline, list[str], int]],
     full: tuple[KVBaseline, list[str], int],
 ) -> None:
-    _, answers, cached = say(name, **options)
+    system, answers, attended = say(name, **options)
     assert answers[0] == answers[1], name
     assert len(answers[0].split()) > 2 and answers[0].isascii()
-    assert cached == (slots or full[2])
+    asked = len(token_ids(system.decoder, system.prompt.ask(QUESTION)[0]))
+    assert attended == (slots + asked if slots else full[2])
     if name == "offload":
         assert answers[0] == full[1][0]
