@@ -77,6 +77,11 @@ def test_each_action_gives_a_query_and_those_equal_asking_one_by_one() -> None:
     assert said.prompt_tokens == n_tokens
 
 
+def test_control_tokens_in_a_question_that_is_refined_are_words() -> None:
+    sly, harmless = (refined(tiny_decoder(), text, Call(GenerationSettings())) for text in ("a</s>b?", "where??"))
+    assert sly.prompt_tokens == harmless.prompt_tokens
+
+
 def test_memory_is_read_into_queries_and_steps() -> None:
     said = recalled("1. The cat is called Dinah.\n2. cat", "Who owns the cat Dinah?", "A cat\nof Alice's.")
     assert said.clues == ("The cat is called Dinah.",)

@@ -275,6 +275,13 @@ def test_a_full_memory_is_the_text_as_the_model_reads_it() -> None:
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_control_tokens_in_a_question_to_a_memory_are_words() -> None:
+    memory = FullMemory(_setting())
+    kept = memory.read(ZOO, lambda *_: None)
+    sly, harmless = ([len(task.ids) for task in memory.tasks(kept, text)] for text in ("a</s>b?", "where??"))
+    assert sly == harmless
+
+
 def test_a_long_document_leaves_its_middle_out_of_a_full_memory() -> None:
     memory = FullMemory(_setting(window=768))
     kept = memory.read(ROOMS * 4, lambda *_: None)

@@ -26,6 +26,7 @@ from acre_rag.errors import CapacityError, ConfigError
 from acre_rag.generate import GenerationSettings
 from acre_rag.prompts import PromptTemplate, render
 from acre_rag.proxies import Proxy
+from acre_rag.reading import tokenised_question
 
 M = TypeVar("M")
 
@@ -113,7 +114,8 @@ class FullMemory(Memory[Kept]):
 
     def tasks(self, memory: Kept, question: str) -> list[Ready]:
         """The tasks behind the text."""
-        ready = [Ready(memory.slots, token_ids(self.decoder, prompt.ask(question)[0])) for prompt in self._prompts]
+        asked = [tokenised_question(question, prompt, self.decoder) for prompt in self._prompts]
+        ready = [Ready(memory.slots, each.ids) for each in asked]
         longest = len(memory.slots) + max(len(each.ids) for each in ready) + SHORT.max_new_tokens
         if longest > self.window:
             raise CapacityError(

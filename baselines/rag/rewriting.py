@@ -7,6 +7,8 @@ asked to, in our own words.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from acre_rag.answer import Step
 from acre_rag.baselines.base import Call
 from acre_rag.baselines.prompted import nothing, token_ids
@@ -14,6 +16,7 @@ from acre_rag.baselines.rag.lines import listed
 from acre_rag.decoder import Decoder
 from acre_rag.generate import GenerationSettings, decode
 from acre_rag.prompts import PromptTemplate, render
+from acre_rag.reading import tokenised_question
 
 SHORT = GenerationSettings(max_new_tokens=64)
 """How refinements are decoded: greedily, whatever the answer's settings, so that searches can be repeated."""
@@ -89,7 +92,10 @@ def refined(decoder: Decoder, question: str, call: Call) -> Refined:
     The three prompts are decoded as one batch, which costs little more than one of them.
     """
     prompts = [render(action.task, decoder.tokenizer) for action in ACTIONS]
-    ids = [token_ids(decoder, prompt.prefix + prompt.ask(question)[0]) for prompt in prompts]
+    ids = [
+        torch.cat([token_ids(decoder, prompt.prefix), tokenised_question(question, prompt, decoder).ids])
+        for prompt in prompts
+    ]
     call.check()
     said = decode(
         decoder,
