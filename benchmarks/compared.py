@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from acre_rag.evaluation.ablation import beside
 from acre_rag.evaluation.report import Comparison, compare
 from acre_rag.evaluation.row_files import read_rows
 from acre_rag.evaluation.rows import Row, plain
@@ -22,6 +23,8 @@ def main() -> None:
     """Write results/NAME.jsonl and results/NAME.md."""
     options = _options()
     rows = read_rows(options.folders)
+    if options.fine_tuned:
+        rows = beside(rows, read_rows([options.fine_tuned]))
     comparisons = compare(rows, baseline=options.baseline)
     runs: dict[str, int] = {}
     lines = [_line(row, runs) for row in rows]
@@ -76,6 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("folders", type=Path, nargs="+", help="folders of rows")
     parser.add_argument("--name", required=True, help="name of the result files")
     parser.add_argument("--baseline", default="acre")
+    parser.add_argument("--fine-tuned", type=Path, help="folder of the fine-tuned model's rows (`acre ablate`)")
     return parser.parse_args()
 
 
