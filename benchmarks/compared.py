@@ -1,9 +1,9 @@
-"""Rows of `acre eval`, `acre sweep` or `acre ablate` as a committed result, and the rendered table.
+"""Rows of `acre eval`, `acre sweep` or `acre ablate` as a committed result, the rendered table and a picture.
 
 acre eval --systems acre,acre-hybrid,bm25,rag,full,... --data squad_article=data/longqa_dev ... --out runs/NAME
 python -m benchmarks.compared runs/NAME --name table1-NAME
 
-The README shows what is called table1-*, sweep-* or ablation-*.
+docs/results.md shows what is called table1-*, sweep-OPTION-* or ablation-*.
 """
 
 import argparse
@@ -11,16 +11,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from acre_rag.evaluation import plots
 from acre_rag.evaluation.ablation import beside
 from acre_rag.evaluation.report import Comparison, compare
 from acre_rag.evaluation.row_files import read_rows
 from acre_rag.evaluation.rows import Row, plain
 from acre_rag.evaluation.sheets import markdown
 from benchmarks import record
+from benchmarks.pictures import picture, picture_path
 
 
 def main() -> None:
-    """Write results/NAME.jsonl and results/NAME.md."""
+    """Write results/NAME.jsonl, results/NAME.md and results/NAME.svg."""
     options = _options()
     rows = read_rows(options.folders)
     if options.fine_tuned:
@@ -31,6 +33,8 @@ def main() -> None:
     summary = {"comparisons": [_summary(each) for each in comparisons], "runs": [*map(json.loads, runs)]}
     path = record.write(options.name, summary, lines)
     path.with_suffix(".md").write_text("\n".join(map(markdown, comparisons)), encoding="utf-8")
+    for number, comparison in enumerate(comparisons):
+        picture_path(path, number).write_bytes(plots.svg_of(picture(options.name, comparison)))
     print(f"{len(lines)} rows in {path}")
 
 

@@ -119,9 +119,9 @@ def test_the_readme_names_both_commands() -> None:
     assert "pip install uv && uv run pytest" in readme
 
 
-def test_the_readmes_figures_are_those_of_the_result_files() -> None:
+def test_the_documents_figures_are_those_of_the_result_files() -> None:
     sys.path.insert(0, str(ROOT))
-    from benchmarks.report import BEGIN, END, rendered
+    from benchmarks.report import rendered, written
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text.split(BEGIN)[1].split(END)[0].strip() == rendered().strip(), "run: python -m benchmarks.report"
+    for document, text in rendered().items():
+        assert written(document).strip() == text.strip(), "run: python -m benchmarks.report"

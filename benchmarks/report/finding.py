@@ -1,0 +1,86 @@
+"""Whether the right passages are found, and how well it answers from them."""
+
+from typing import Any
+
+from benchmarks.record import RESULTS
+from benchmarks.report.results import read_result
+
+
+def _squad() -> dict[str, dict[str, Any]]:
+    found = {
+        path.stem.removeprefix("squad_article-"): read_result(path.stem)
+        for path in sorted(RESULTS.glob("squad_article-*.jsonl"))
+    }
+    return {name: both[0] for name, both in found.items() if both}
+
+
+def finds() -> str:
+    """Recall of the right passage."""
+    rows = []
+    for model, summary in _squad().items():
+        for k in (2, 4):
+            recall = summary[f"recall_at_{k}"]
+            cells = " | ".join(f"{recall[name]:.2f}" for name in ("chance", "paper", "bm25", "consensus", "hybrid"))
+            rows.append(f"| {model} ({summary['questions']} questions) | {k} | {cells} |")
+    if not rows:
+        return ""
+    return (
+        "**It finds things.** Recall of the ~450-token passage that holds the answer among the first *k*, on whole "
+        "SQuAD articles; heads calibrated on other data (`benchmarks/squad_article.py`). `paper` is Eq. 15 with pooled, "
+        "untrained L1.\n\n"
+        "| model | k | chance | paper | BM25 | consensus | hybrid |\n| --- | --- | --- | --- | --- | --- | --- |\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
+def answers() -> str:
+    """Token F1 by what the model read."""
+    columns = (
+        "full",
+        "rag_bm25",
+        "rag_consensus",
+        "refill_bm25",
+        "refill_consensus",
+        "refill_hybrid",
+        "refill_consensus_without_l1",
+        "l1_only",
+    )
+    rows = [
+        f"| {model} ({summary['answered']}) | " + " | ".join(f"{summary['f1'][c]:.1f}" for c in columns) + " |"
+        for model, summary in _squad().items()
+        if summary.get("answered", 0) >= 10  # fewer say nothing
+    ]
+    if not rows:
+        return ""
+    return (
+        "**Answers**, token F1 on the same documents, two passages refilled. So few questions that differences under "
+        "about ten points are noise.\n\n"
+        "| model (questions) | full attention | text RAG, BM25 | text RAG, consensus | refill, BM25 | refill, consensus | "
+        "refill, hybrid | consensus, no L1 | L1 only |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
+    )
+
+
+def many() -> str:
+    """Several documents in one question."""
+    both = read_result("many_documents")
+    if not both:
+        return ""
+    s, _ = both
+    ways = {"shared": "one softmax", "apart": "a softmax each", "within": "standard scores within each"}
+    names = {"bm25": "BM25"}
+    for view, read in (("", "over all L1 entries"), ("_prompt", "behind the prompt alone")):
+        for name, way in ways.items():
+            names |= {f"{name}{view}": f"consensus, {way}, question read {read}"}
+            names |= {f"hybrid_{name}{view}": f"hybrid, {way}, question read {read}"}
+    rows = [f"| {names[n]} | {s['recall_at_2'][n]:.2f} | {s['recall_at_4'][n]:.2f} |" for n in names]
+    return (
+        f"**Several documents in one question.** Eight SQuAD articles at once, {s['questions']} questions, SmolLM2: recall of "
+        "the right passage among all passages of all articles, by how scores of different documents are made comparable. "
+        f"The first pass (for documents that do not fit together) has the right article first for "
+        f"{s['right_document_at_1']:.2f}, among two for {s['right_document_at_2']:.2f}, among four for "
+        f"{s['right_document_at_4']:.2f}.\n\n| passages compared by | at 2 | at 4 |\n| --- | --- | --- |\n"
+        + "\n".join(rows)
+        + "\n"
+    )
