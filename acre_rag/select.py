@@ -22,6 +22,7 @@ from acre_rag.units import (
     fill_exactly,
     n_covered,
     rank_units,
+    span_floor,
     span_scores,
     split_units,
     unit_sums,
@@ -198,7 +199,8 @@ def _by_retriever(
     spans = retriever(question.text, documents)
     units = split_units(documents, config.granularity)
     scores = span_scores(spans, units, documents)
-    touched = [(unit, score) for unit, score in rank_units(units, scores) if score > scores.min(initial=0.0)]
+    floor = span_floor(spans)
+    touched = [(unit, score) for unit, score in rank_units(units, scores) if score > floor]
     if config.granularity == "passages":
         touched = touched[: config.max_passages]
     return within_budget(touched, documents, budget_tokens, "passages", tuple(zip(units, scores.tolist(), strict=True)))

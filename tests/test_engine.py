@@ -135,6 +135,21 @@ def test_a_retriever_decides_what_is_refilled(tiny: Decoder) -> None:
     assert source.start <= place and source.end >= place + 20 and source.end - source.start < 60
 
 
+@pytest.mark.parametrize("score", [7.5, 0.0, -3.0, None], ids=["positive", "zero", "negative", "nothing found"])
+def test_what_a_retriever_did_not_return_is_not_refilled(tiny: Decoder, score: float | None) -> None:
+    place = TEXT.index("the mask is")
+
+    def finds(question: str, documents):
+        return [] if score is None else [Span(documents[0].id, place, place + 4, score)]
+
+    config = ACREConfig(window=512, interval=8, passage_tokens=32, max_passages=3, select="retriever")
+    acre = ACRE(tiny, config=config, retriever=finds)
+    acre.add(TEXT, id="rooms")
+    sources = acre.ask("Where is the mask?", settings=SHORT).sources
+    assert len(sources) == (score is not None)
+    assert all("mask" in source.text and len(source.text) < 80 for source in sources)
+
+
 def test_a_retriever_naming_another_document_is_an_error(tiny: Decoder) -> None:
     acre = ACRE(
         tiny,
