@@ -3,7 +3,7 @@
 Runs on the worker's thread.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -22,7 +22,7 @@ from acre_rag.prompts import RenderedPrompt
 from acre_rag.question import Question
 from acre_rag.reading import tokenised_question
 from acre_rag.refill import refill
-from acre_rag.retrieve import Retriever
+from acre_rag.retrieve import Retriever, Span
 from acre_rag.select import Selector
 from acre_rag.sources import sources_of
 from acre_rag.transfer import settle
@@ -112,12 +112,17 @@ class Asker:
         start = perf_counter()
         question = self.question(text)
         reserved = len(question.ids) + settings.max_new_tokens
-        documents, notes = self._fitting(question, documents, reserved)
+        asked = documents
+        documents, notes = self._fitting(question, asked, reserved)
         budget = refill_budget(documents, window=self.window, reserved_tokens=reserved, config=self.config)
         if most_tokens is not None and most_tokens < budget:
             budget, notes = most_tokens, (*notes, f"memory was short: at most {most_tokens:,} tokens were refilled")
         selection = self.selector.select(
-            question, documents, config=self.config, budget_tokens=budget, retriever=self.retriever
+            question,
+            documents,
+            config=self.config,
+            budget_tokens=budget,
+            retriever=_leaving_out({each.id for each in asked if each not in documents}, self.retriever),
         )
         selected = perf_counter()
         slots = refill(
@@ -187,7 +192,8 @@ class Asker:
         if len(documents) == 1 or sum(needed) <= room:
             return documents, ()
         chosen: list[int] = []
-        for i in self.selector.by_promise(question, documents):
+        order = self.selector.by_promise(question, documents, select=self.config.select, retriever=self.retriever)
+        for i in order:
             if sum(needed[j] for j in [*chosen, i]) <= room or not chosen:
                 chosen.append(i)
         kept = [documents[i] for i in sorted(chosen)]
@@ -196,3 +202,12 @@ class Asker:
             f"{len(documents)} documents need {sum(needed):,} places, more than half of window={self.window:,}: "
             f"a first pass chose {len(kept)} ({names})",
         )
+
+
+def _leaving_out(dropped: Collection[str], retriever: Retriever) -> Retriever:
+    """A retriever whose spans of some documents are left out: it may search more than it is told of."""
+
+    def retrieve(question: str, documents: Sequence[Document]) -> list[Span]:
+        return [span for span in retriever(question, documents) if span.document not in dropped]
+
+    return retrieve

@@ -17,6 +17,7 @@ from acre_rag import ACRE, ACREConfig, Answer, GenerationSettings
 from acre_rag.decoder import Decoder
 from acre_rag.errors import BusyError, CapacityError, ConfigError, CorruptCacheError, DeadlineError
 from acre_rag.pressure import halvings, out_of_memory
+from acre_rag.retrieve import Span
 from acre_rag.worker import Ticket, Worker
 
 CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2)
@@ -237,8 +238,6 @@ def test_the_readmes_lines_for_many_users_work(acre: ACRE, tmp_path: Path, monke
 
 def test_a_retriever_may_ask_the_engine_itself(acre: ACRE) -> None:
     def asks(question, documents):
-        from acre_rag.retrieve import Span
-
         return [Span(s.document, s.start, s.end, s.score) for s in acre.retrieve(question, list(documents))]
 
     answer = acre.using(select="retriever", retriever=asks).ask("Where is the drum?", settings=SHORT, timeout_s=20)
@@ -478,6 +477,24 @@ def test_documents_that_do_not_fit_together_are_chosen_by_a_first_pass(acre: ACR
     assert answer.usage.cached_tokens < acre.window
     prepared = acre.prepare("Where is the drum?")
     assert {document.id for document in prepared.documents} == named
+
+
+@pytest.mark.parametrize("select", ["retriever", "hybrid"])
+def test_a_first_pass_keeps_the_document_that_the_retriever_found(acre: ACRE, select: str) -> None:
+    """Whichever it is: heads that cannot tell the halls apart do not decide alone, nor against it."""
+    for number in range(4):
+        acre.add(TEXT.replace("room", f"hall{number}"), id=f"halls {number}")
+    for wanted in acre.documents:
+
+        def finds(question, documents, wanted=wanted):  # searches an index of its own, so dropped ones come too
+            return [Span(id_, 40, 60, 100.0 if id_ == wanted else 1.0) for id_ in acre.documents]
+
+        asking = acre.using(select=select, retriever=finds)
+        prepared = asking.prepare("Where is the drum?")
+        assert wanted in {document.id for document in prepared.documents}
+        assert prepared.sources[0].document == wanted or select == "hybrid"
+    with pytest.raises(ConfigError, match="'elsewhere'"):
+        acre.using(select=select, retriever=lambda *_: [Span("elsewhere", 0, 5, 1.0)]).prepare("Where is the drum?")
 
 
 def test_one_callers_mistake_is_not_anothers(acre: ACRE) -> None:
