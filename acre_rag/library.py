@@ -6,9 +6,11 @@ One tenant's shelf knows nothing of another's. Reading, opening and removing run
 import contextlib
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+from acre_rag.cache import BiLayerCache
 from acre_rag.construct import ProgressCallback
 from acre_rag.document import Document, text_digest
 from acre_rag.errors import CapacityError, CorruptCacheError, DocumentError, FingerprintError, StoreError
@@ -34,6 +36,7 @@ class Library:
         self._reader, self.residency, self.store = reader, residency, store
         self._fingerprint = fingerprint or {}
         self._shelves: dict[str, dict[str, Document]] = {}
+        self._places: dict[Document, Path] = {}
         self._changing = threading.RLock()
 
     def shelf(self, tenant: str) -> Mapping[str, Document]:
@@ -57,7 +60,7 @@ class Library:
             StoreError: it cannot be written.
         """
         name = id if id is not None else text_digest(text)[:12]
-        if (known := self.shelf(tenant).get(name)) is not None:
+        if (known := self._still_there(name, tenant)) is not None:
             if known.text != text:
                 raise DocumentError(f"A document named {name!r} with another text is there; remove it first.")
             if not rebuild:
@@ -131,10 +134,36 @@ class Library:
 
     def _taken_up(self, entry: Entry, tenant: str) -> Document:
         document = entry.document(tenant)
-        self.residency.admit(document, entry.cache)
-        with self._changing:
-            self._shelves[tenant][entry.id] = document
+        self._put_up(document, entry)
         return document
+
+    def _put_up(self, document: Document, entry: Entry | None) -> None:
+        self.residency.admit(document, partial(self._reload, document, entry) if entry else None)
+        with self._changing:
+            self._shelves[document.tenant][document.id] = document
+            if entry:
+                self._places[document] = entry.folder
+
+    def _reload(self, document: Document, entry: Entry) -> BiLayerCache:
+        """A document's cache from the store; a document that another process removed is forgotten here, too."""
+        try:
+            return entry.reload()
+        except StoreError:
+            if not entry.folder.exists():
+                # Without our lock: residency's is held here, and whoever holds ours may be waiting for that one.
+                self._places.pop(document, None)
+                if self._shelves[document.tenant].get(document.id) is document:
+                    self._shelves[document.tenant].pop(document.id, None)
+                self.residency.forget(document)
+            raise
+
+    def _still_there(self, name: str, tenant: str) -> Document | None:
+        """The shelf's document of a name, forgotten if another process removed it from the store meanwhile."""
+        known = self.shelf(tenant).get(name)
+        if known is None or known not in self._places or self._places[known].exists():
+            return known
+        self._forget(known)
+        return None
 
     def _differences(self, entry: Entry) -> list[str]:
         try:
@@ -182,12 +211,11 @@ class Library:
                 self.store.remove(folder)
         if known:
             self._forget(known)
-        self.residency.admit(document, entry.cache if entry else None)
-        with self._changing:
-            self._shelves[document.tenant][document.id] = document
+        self._put_up(document, entry)
         return document
 
     def _forget(self, document: Document) -> None:
         with self._changing:
+            self._places.pop(document, None)
             self._shelves[document.tenant].pop(document.id, None)
         self.residency.forget(document)
