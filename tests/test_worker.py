@@ -150,6 +150,41 @@ def test_a_full_line_refuses_at_once(acre: ACRE) -> None:
     assert acre.ask("Where is the lamp?", settings=SHORT).sources
 
 
+@pytest.mark.parametrize("way", ["cancelled", "timed out", "awaited and cancelled"])
+def test_callers_that_are_gone_leave_their_places_in_line(way: str) -> None:
+    worker, free, order = Worker(max_waiting=2), threading.Event(), []
+
+    def work(tickets):
+        order.extend(ticket.payload for ticket in tickets)
+        return echo(tickets)
+
+    async def awaited(ticket: Ticket) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(ticket.wait(), 0.05)
+
+    worker.submit([Ticket(lambda _: [free.wait(20)])])
+    while worker.n_waiting:
+        time.sleep(0.01)
+    gone = [Ticket(work, number, timeout_s=0.05 if way == "timed out" else None) for number in range(2)]
+    worker.submit(gone)
+    patient = threading.Thread(target=lambda: worker.submit([Ticket(work, "patient")], patient=True), daemon=True)
+    patient.start()
+    for ticket in gone:
+        if way == "timed out":
+            with pytest.raises(DeadlineError):
+                ticket.result()
+        elif way == "cancelled":
+            assert ticket.cancel()
+        else:
+            asyncio.run(awaited(ticket))
+    patient.join(5)
+    assert not patient.is_alive() and worker.n_waiting == 1, "the one that waited for room has it, the model still busy"
+    last = Ticket(work, "last")
+    worker.submit([last])
+    free.set()
+    assert last.result() == "last" and order == ["patient", "last"]
+
+
 def echo(tickets):
     return [ticket.payload for ticket in tickets]
 
