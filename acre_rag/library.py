@@ -3,7 +3,6 @@
 One tenant's shelf knows nothing of another's. Reading, opening and removing run on the worker's thread.
 """
 
-import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -37,6 +36,7 @@ class Library:
         self._fingerprint = fingerprint or {}
         self._shelves: dict[str, dict[str, Document]] = {}
         self._places: dict[Document, Path] = {}
+        self._damaged: dict[str, dict[str, str]] = {}  # of each tenant: id to what is wrong
         self._changing = threading.RLock()
 
     def shelf(self, tenant: str) -> Mapping[str, Document]:
@@ -84,13 +84,20 @@ class Library:
             DocumentError: unknown, another tenant's, or none at all.
         """
         if documents is None:
+            if self._damaged.get(tenant):  # it may be whole again
+                self._look_again(tenant)
             chosen = list(self.shelf(tenant).values())
         else:
             several = [documents] if isinstance(documents, Document | str) else documents
             chosen = [self.get(each, tenant) for each in several]
         if not chosen:
-            raise DocumentError("There is no document to ask: add one first with ACRE.add(text).")
+            damaged = " ".join(self._damaged.get(tenant, {}).values())
+            raise DocumentError(damaged or "There is no document to ask: add one first with ACRE.add(text).")
         return chosen
+
+    def left_out(self, tenant: str) -> tuple[str, ...]:
+        """What the user should know of stored documents that are not among "all documents" because of damage."""
+        return tuple(f"left out: {reason}" for reason in self._damaged.get(tenant, {}).values())
 
     def get(self, document: Document | str, tenant: str) -> Document:
         """One document of a tenant; the store is looked through again for a name that is not known yet.
@@ -98,6 +105,7 @@ class Library:
         Raises:
             DocumentError: the tenant has none of that name.
             FingerprintError: it is stored, but by another model or with other options.
+            CorruptCacheError: it is stored, but damaged.
         """
         name = document if isinstance(document, str) else document.id
         shelf = self.shelf(tenant)
@@ -105,17 +113,34 @@ class Library:
             self._look_again(tenant)
             shelf = self.shelf(tenant)
             if name not in shelf and (others := self.store.find(name, tenant)):
+                if ours := [entry for entry in others if not self._differences(entry)]:
+                    return self._taken_up(ours[-1], tenant)  # raises what is wrong with it
                 raise self._other_fingerprint(others[-1])
-        if name not in shelf or (isinstance(document, Document) and shelf[name] is not document):
-            raise DocumentError(f"No document {name!r}; there are: {', '.join(shelf) or 'none'}.")
+        if name not in shelf:
+            raise _unknown(name, shelf)
+        if isinstance(document, Document) and shelf[name] is not document:
+            raise DocumentError(
+                f"The document {name!r} was read anew since this Document was made, or that was another engine's. Ask "
+                "by its id, or with the Document that ACRE.add or ACRE.get returns."
+            )
         return shelf[name]
 
     def remove(self, document: Document | str, tenant: str) -> None:
-        """Forget a document everywhere."""
-        known = self.get(document, tenant)
-        self._forget(known)
+        """Forget a document everywhere: by its id, also what is stored of it by other models or with other options.
+
+        Raises:
+            DocumentError: the tenant has none of that name, not even a damaged one.
+        """
+        name = document if isinstance(document, str) else self.get(document, tenant).id
+        known = self.shelf(tenant).get(name)
+        stored = self.store.find(name, tenant) if self.store else []
+        if not known and not stored:
+            raise _unknown(name, self.shelf(tenant))
+        if known:
+            self._forget(known)
+        self._damaged.get(tenant, {}).pop(name, None)
         if self.store:
-            for entry in self.store.find(known.id, tenant):
+            for entry in stored:
                 self.store.remove(entry.folder)
 
     def release(self, document: Document | str, tenant: str) -> None:
@@ -126,11 +151,15 @@ class Library:
         """Take up what the store has for this engine, made by an earlier or another process."""
         if not self.store:
             return
+        self._damaged[tenant] = {}
         for entry in self.store.entries(tenant):
             if entry.id not in self._shelves[tenant] and not self._differences(entry):
-                # Damage is told when it is added again, and by `acre verify`; another process may remove it meanwhile.
-                with contextlib.suppress(CorruptCacheError, StoreError):
+                try:
                     self._taken_up(entry, tenant)
+                except CorruptCacheError as error:  # raised where it is asked by name; told where all are asked
+                    self._damaged[tenant][entry.id] = str(error)
+                except StoreError:
+                    continue  # removed by another process in between
 
     def _taken_up(self, entry: Entry, tenant: str) -> Document:
         document = entry.document(tenant)
@@ -141,6 +170,7 @@ class Library:
         self.residency.admit(document, partial(self._reload, document, entry) if entry else None)
         with self._changing:
             self._shelves[document.tenant][document.id] = document
+            self._damaged.get(document.tenant, {}).pop(document.id, None)
             if entry:
                 self._places[document] = entry.folder
 
@@ -219,3 +249,7 @@ class Library:
             self._places.pop(document, None)
             self._shelves[document.tenant].pop(document.id, None)
         self.residency.forget(document)
+
+
+def _unknown(name: str, shelf: Mapping[str, Document]) -> DocumentError:
+    return DocumentError(f"No document {name!r}; there are: {', '.join(shelf) or 'none'}.")

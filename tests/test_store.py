@@ -323,6 +323,51 @@ def test_what_another_process_built_anew_is_asked_as_it_is_now(tmp_path: Path) -
     assert here.ask("Where is the drum?", settings=SHORT).text == expected.text
 
 
+@pytest.mark.parametrize("name", ["text.txt", "places.safetensors"])
+def test_damage_of_a_text_is_told_as_such(name: str, tmp_path: Path) -> None:
+    first = engine(tmp_path)
+    first.add(TEXT, id="rooms")
+    file = Store(tmp_path).find("rooms")[0].folder / name
+    file.write_bytes(file.read_bytes()[:-5] + b"12345")
+    acre = engine(tmp_path)
+    for asked in ("rooms", None):
+        with pytest.raises((CorruptCacheError, DocumentError), match=f"'rooms' is damaged: {name}.*rebuild=True"):
+            acre.ask("Where is the drum?", asked, settings=SHORT)
+    with pytest.raises(CorruptCacheError, match=name):
+        acre.get("rooms")
+    acre.add(TEXT[:400], id="more")
+    [note] = acre.ask("Where is the drum?", settings=SHORT).notes
+    assert note.startswith("left out: ") and "'rooms' is damaged" in note
+    assert acre.ask("Where is the drum?", "more", settings=SHORT).notes == ()
+    engine(tmp_path).add(TEXT, id="rooms", rebuild=True)
+    assert acre.prepare("Where is the drum?").notes == () and "rooms" in acre.documents, "another process healed it"
+
+
+def test_what_is_stored_by_others_under_an_id_can_be_removed_and_replaced(tmp_path: Path) -> None:
+    engine(tmp_path).add(TEXT, id="rooms")
+    acre = engine(tmp_path, **CHANGES["interval"])
+    with pytest.raises(DocumentError, match="another text is stored; remove it first"):
+        acre.add(TEXT[:400], id="rooms")
+    acre.remove("rooms")
+    assert not Store(tmp_path).entries()
+    acre.add(TEXT[:400], id="rooms")
+    damaged = Store(tmp_path).find("rooms")[0].folder / "text.txt"
+    damaged.write_bytes(b"?")
+    another = engine(tmp_path, **CHANGES["interval"])
+    another.remove("rooms")
+    with pytest.raises(DocumentError, match="No document 'rooms'"):
+        another.remove("rooms")
+
+
+def test_a_document_of_before_a_rebuild_says_so() -> None:
+    acre = engine(None)
+    old = acre.add(TEXT, id="rooms")
+    new = acre.add(TEXT, id="rooms", rebuild=True)
+    with pytest.raises(DocumentError, match="read anew.*by its id"):
+        acre.ask("Where is the drum?", old, settings=SHORT)
+    assert acre.ask("Where is the drum?", new, settings=SHORT).text
+
+
 def test_a_document_that_is_gone_is_not_called_damaged(tmp_path: Path) -> None:
     engine(tmp_path).add(TEXT, id="rooms")
     store = Store(tmp_path)
