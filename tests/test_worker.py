@@ -1,6 +1,7 @@
 """One model, many callers: deadlines, cancellation, bounded waiting, real batches, and a ladder when memory is short."""
 
 import asyncio
+import gc
 import re
 import textwrap
 import threading
@@ -347,6 +348,33 @@ def test_async_deadlines_cancellation_and_closing(slow: ACRE) -> None:
         assert (await slow.aask("Kite?", settings=SHORT, timeout_s=5)).text
 
     asyncio.run(main())
+
+
+def test_a_task_that_closes_a_stream_can_be_cancelled(acre: ACRE, caplog: pytest.LogCaptureFixture) -> None:
+    """While the model is inside a long step, which nothing ends early."""
+    free, begun = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        begun.set()
+        free.wait(20)
+
+    async def main() -> None:
+        stream = acre.stream("Where is the drum?", settings=LONG)
+        await asyncio.to_thread(begun.wait, 20)
+        closing = asyncio.create_task(stream.aclose())
+        await asyncio.sleep(0.1)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        free.set()
+        await stream.aclose()
+        assert (await acre.aask("Kite?", settings=SHORT)).text
+
+    handle = acre.decoder.model.register_forward_pre_hook(hang)
+    asyncio.run(main())
+    handle.remove()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_stream_that_nobody_holds_stops_the_model(slow: ACRE) -> None:
