@@ -12,15 +12,15 @@ from torch import Tensor
 
 from acre_rag.answer import Answer, Source, Timings, Usage
 from acre_rag.cache import KV
-from acre_rag.choose import Selection, refill_budget
+from acre_rag.choose import Selection, no_room, refill_budget
 from acre_rag.config import ACREConfig
 from acre_rag.decoder import Decoder
 from acre_rag.document import Document
-from acre_rag.errors import CapacityError
+from acre_rag.errors import CapacityError, ConfigError
 from acre_rag.generate import Generated, GenerationSettings, decode
 from acre_rag.prompts import RenderedPrompt
 from acre_rag.question import Question
-from acre_rag.reading import tokenised_question
+from acre_rag.reading import encodable, tokenised_question
 from acre_rag.refill import refill
 from acre_rag.retrieve import Retriever, Span
 from acre_rag.select import Selector
@@ -93,7 +93,7 @@ class Asker:
 
     def question(self, text: str) -> Question:
         """A question in this template and these tokens."""
-        return tokenised_question(text, self.prompt, self.decoder)
+        return tokenised_question(encodable(text), self.prompt, self.decoder)
 
     def prepare(
         self, text: str, documents: Sequence[Document], settings: GenerationSettings, *, most_tokens: int | None = None
@@ -115,6 +115,7 @@ class Asker:
         asked = documents
         documents, notes = self._fitting(question, asked, reserved)
         budget = refill_budget(documents, window=self.window, reserved_tokens=reserved, config=self.config)
+        notes = (*notes, *no_room(documents, budget_tokens=budget, config=self.config))
         if most_tokens is not None and most_tokens < budget:
             budget, notes = most_tokens, (*notes, f"memory was short: at most {most_tokens:,} tokens were refilled")
         selection = self.selector.select(
@@ -148,8 +149,11 @@ class Asker:
 
         Raises:
             CapacityError: prompt and answer do not fit the model.
+            ConfigError: the prompt is empty.
         """
-        ids = self.decoder.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = self.decoder.tokenizer(encodable(prompt), add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise ConfigError("The prompt is empty: there is nothing to complete.")
         if len(ids) + settings.max_new_tokens > self.decoder.model_window:
             raise CapacityError(
                 f"Prompt ({len(ids):,} tokens) and answer ({settings.max_new_tokens:,}) need more than the "

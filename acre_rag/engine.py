@@ -354,6 +354,7 @@ class ACRE:
 
         Raises:
             CapacityError: prompt and answer do not fit the model.
+            ConfigError: the prompt is empty.
         """
         [ticket] = self._submit_asked([Asked(prompt, plain=True)], settings, timeout_s)
         answer: Answer = ticket.result()
