@@ -3,7 +3,7 @@
 Runs on the worker's thread.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from acre_rag.answer import Answer, Source, Timings, Usage
 from acre_rag.cache import KV
-from acre_rag.choose import Selection, refill_budget
+from acre_rag.choose import Selection, no_room, refill_budget
 from acre_rag.config import ACREConfig
 from acre_rag.decoder import Decoder
 from acre_rag.document import Document
-from acre_rag.errors import CapacityError
+from acre_rag.errors import CapacityError, ConfigError
 from acre_rag.generate import Generated, GenerationSettings, decode
 from acre_rag.prompts import RenderedPrompt
 from acre_rag.question import Question
-from acre_rag.reading import tokenised_question
+from acre_rag.reading import encodable, tokenised_question
 from acre_rag.refill import refill
-from acre_rag.retrieve import Retriever
+from acre_rag.retrieve import Retriever, Span
 from acre_rag.select import Selector
 from acre_rag.sources import sources_of
 from acre_rag.transfer import settle
@@ -93,7 +93,7 @@ class Asker:
 
     def question(self, text: str) -> Question:
         """A question in this template and these tokens."""
-        return tokenised_question(text, self.prompt, self.decoder)
+        return tokenised_question(encodable(text), self.prompt, self.decoder)
 
     def prepare(
         self, text: str, documents: Sequence[Document], settings: GenerationSettings, *, most_tokens: int | None = None
@@ -112,12 +112,18 @@ class Asker:
         start = perf_counter()
         question = self.question(text)
         reserved = len(question.ids) + settings.max_new_tokens
-        documents, notes = self._fitting(question, documents, reserved)
+        asked = documents
+        documents, notes = self._fitting(question, asked, reserved)
         budget = refill_budget(documents, window=self.window, reserved_tokens=reserved, config=self.config)
+        notes = (*notes, *no_room(documents, budget_tokens=budget, config=self.config))
         if most_tokens is not None and most_tokens < budget:
             budget, notes = most_tokens, (*notes, f"memory was short: at most {most_tokens:,} tokens were refilled")
         selection = self.selector.select(
-            question, documents, config=self.config, budget_tokens=budget, retriever=self.retriever
+            question,
+            documents,
+            config=self.config,
+            budget_tokens=budget,
+            retriever=_leaving_out({each.id for each in asked if each not in documents}, self.retriever),
         )
         selected = perf_counter()
         slots = refill(
@@ -143,8 +149,11 @@ class Asker:
 
         Raises:
             CapacityError: prompt and answer do not fit the model.
+            ConfigError: the prompt is empty.
         """
-        ids = self.decoder.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = self.decoder.tokenizer(encodable(prompt), add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise ConfigError("The prompt is empty: there is nothing to complete.")
         if len(ids) + settings.max_new_tokens > self.decoder.model_window:
             raise CapacityError(
                 f"Prompt ({len(ids):,} tokens) and answer ({settings.max_new_tokens:,}) need more than the "
@@ -187,7 +196,8 @@ class Asker:
         if len(documents) == 1 or sum(needed) <= room:
             return documents, ()
         chosen: list[int] = []
-        for i in self.selector.by_promise(question, documents):
+        order = self.selector.by_promise(question, documents, select=self.config.select, retriever=self.retriever)
+        for i in order:
             if sum(needed[j] for j in [*chosen, i]) <= room or not chosen:
                 chosen.append(i)
         kept = [documents[i] for i in sorted(chosen)]
@@ -196,3 +206,12 @@ class Asker:
             f"{len(documents)} documents need {sum(needed):,} places, more than half of window={self.window:,}: "
             f"a first pass chose {len(kept)} ({names})",
         )
+
+
+def _leaving_out(dropped: Collection[str], retriever: Retriever) -> Retriever:
+    """A retriever whose spans of some documents are left out: it may search more than it is told of."""
+
+    def retrieve(question: str, documents: Sequence[Document]) -> list[Span]:
+        return [span for span in retriever(question, documents) if span.document not in dropped]
+
+    return retrieve

@@ -57,6 +57,19 @@ def refill_budget(documents: Sequence[Document], *, window: int, reserved_tokens
     return min(room, config.budget)
 
 
+def no_room(documents: Sequence[Document], *, budget_tokens: int, config: ACREConfig) -> tuple[str, ...]:
+    """A note where the budget holds no block of any document, though refilling is wanted; else nothing."""
+    smallest = min((document.interval for document in documents if document.n_blocks), default=0)
+    if not config.budget or budget_tokens >= smallest:
+        return ()
+    if budget_tokens == config.budget:
+        return (f"nothing was refilled: budget={budget_tokens} is less than one block of {smallest} tokens",)
+    return (
+        f"nothing was refilled: {budget_tokens} tokens of the window are left, less than one block of {smallest}; ask "
+        "a shorter question or fewer documents, generate fewer tokens, or read with a larger window or interval",
+    )
+
+
 def best_units(
     units: Sequence[Unit],
     scores: Scores,

@@ -96,6 +96,8 @@ def ask(
     from acre_rag.session import Session
 
     names, question = _split(arguments or [], question, stored=_stored(engine))
+    if question is not None and not question.strip():
+        raise ConfigError("The question is empty.")
     if question is None and (as_json or "-" in names or not sys.stdin.isatty()):
         raise ConfigError("No question given, and there is no terminal to ask for one: put it last, or use -q.")
     config = engine.config(**selecting.fields())

@@ -5,7 +5,7 @@ Runs on the worker's thread; knows who waits, but no tensors.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from acre_rag.answer import Answer
 from acre_rag.asking import Asker, Prepared
@@ -79,7 +79,7 @@ class Desk:
         """Select and refill without decoding."""
         documents = self.library.find(asked.documents, asked.tenant)
         with self.library.residency.holding(documents):
-            return self.asker.prepare(asked.text, documents, settings)
+            return self._prepared(asked, documents, settings, None)
 
     def _documents(self, ticket: Ticket) -> list[Document]:
         asked: Asked = ticket.payload
@@ -151,7 +151,16 @@ class Desk:
         asked: Asked = ticket.payload
         if asked.plain:
             return self.asker.plain(asked.text, settings)
-        return self.asker.prepare(asked.text, documents, settings, most_tokens=most_tokens)
+        return self._prepared(asked, documents, settings, most_tokens)
+
+    def _prepared(
+        self, asked: Asked, documents: list[Document], settings: GenerationSettings, most_tokens: int | None
+    ) -> Prepared:
+        """Selected and refilled; who asks all documents is told of those that could not be among them."""
+        prepared = self.asker.prepare(asked.text, documents, settings, most_tokens=most_tokens)
+        if asked.documents is not None:
+            return prepared
+        return replace(prepared, notes=(*prepared.notes, *self.library.left_out(asked.tenant)))
 
     def _decode(
         self,

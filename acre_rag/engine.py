@@ -239,6 +239,7 @@ class ACRE:
         Raises:
             DocumentError: there is none of that name.
             FingerprintError: it was stored by another model or with other options.
+            CorruptCacheError: it is stored, but damaged.
         """
         document: Document = self._run(lambda: self._library.get(id, tenant))
         return document
@@ -251,6 +252,10 @@ class ACRE:
 
     def remove(self, document: Document | str, *, tenant: str = "") -> None:
         """Forget a document and free its cache, everywhere.
+
+        Args:
+            document: by its id, also what other models or options stored of it goes, and what is damaged.
+            tenant: whose it is.
 
         Raises:
             DocumentError: there is none of that name.
@@ -349,6 +354,7 @@ class ACRE:
 
         Raises:
             CapacityError: prompt and answer do not fit the model.
+            ConfigError: the prompt is empty.
         """
         [ticket] = self._submit_asked([Asked(prompt, plain=True)], settings, timeout_s)
         answer: Answer = ticket.result()

@@ -208,6 +208,9 @@ _NOT_OF_THE_MODELS_FILE: dict[str, Any] = {
     # `GenerationSettings` alone says how long an answer is and how it is sampled.
     "min_length": 0,
     "min_new_tokens": None,
+    "exponential_decay_length_penalty": None,
+    "forced_eos_token_id": None,  # a cut answer would count as finished
+    "stop_strings": None,
     "max_time": None,
     "min_p": None,
     "typical_p": 1.0,

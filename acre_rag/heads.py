@@ -13,6 +13,7 @@ from typing import Any
 
 from acre_rag.decoder import Decoder
 from acre_rag.errors import CalibrationError
+from acre_rag.replace import replace_file
 
 FORMAT = "acre-rag-heads/1"
 
@@ -55,7 +56,11 @@ class RetrievalHeads:
         return [(head, order[head.layer, head.head // group]) for head in self.heads]
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
+        """Write as JSON, whole or not at all; its folder is made.
+
+        Raises:
+            CalibrationError: it cannot be written.
+        """
         heads = [[head.layer, head.head, round(head.weight, 6)] for head in self.heads]
         record = {
             "format": FORMAT,
@@ -64,7 +69,10 @@ class RetrievalHeads:
             "heads": heads,
             "facts": dict(self.facts),
         }
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        try:
+            replace_file(path, (json.dumps(record, indent=1) + "\n").encode())
+        except OSError as error:
+            raise CalibrationError(f"{path} cannot be written ({error.strerror}). Name another file.") from error
 
 
 def load_heads(path: Path) -> RetrievalHeads:

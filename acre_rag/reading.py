@@ -3,6 +3,7 @@
 Runs on the worker's thread.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -31,6 +32,7 @@ from acre_rag.transfer import release_unused
 
 _MAX_STRIDE = 2048
 _MOST_CHARS_PER_TOKEN = 16
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Reader:
         if not text.strip():
             raise DocumentError(f"The document {name!r} is empty: there is nothing to read.")
         self._check_length(text, name)
-        encoded = self.decoder.literal_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self.decoder.literal_tokenizer(encodable(text), add_special_tokens=False, return_offsets_mapping=True)
         offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         return Tokens(torch.tensor(encoded["input_ids"], dtype=torch.long, device=self.decoder.device), offsets)
 
@@ -169,7 +171,7 @@ class Reader:
         if self.config.l2_bits < 16:  # the exact rows were pinned: torch would keep their memory
             release_unused(self.decoder.device)
         passages = split_passages(
-            text, tokens.offsets, interval=plan.interval, passage_tokens=self.config.passage_tokens
+            encodable(text), tokens.offsets, interval=plan.interval, passage_tokens=self.config.passage_tokens
         )
         notes = () if plan == wanted else (f"memory was short: read in strides of {plan.stride:,} tokens",)
         document = Document(name, text, tokens.offsets, passages, plan.interval, 0.0, tenant, Holder(cache), notes)
@@ -211,8 +213,13 @@ def tokenised_question(text: str, prompt: RenderedPrompt, decoder: Decoder) -> Q
     return Question(text, torch.tensor(ids, dtype=torch.long, device=decoder.device), own)
 
 
+def encodable(text: str) -> str:
+    """A text with U+FFFD in the place of each lone surrogate, which no tokenizer takes; places stay as they are."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
 def _plain_ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(encodable(text), add_special_tokens=False)["input_ids"]
     return ids
 
 

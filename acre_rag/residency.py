@@ -18,7 +18,7 @@ from torch import Tensor
 
 from acre_rag.cache import KV, BiLayerCache
 from acre_rag.document import Document
-from acre_rag.errors import CapacityError, DocumentError
+from acre_rag.errors import AcreError, CapacityError, DocumentError
 from acre_rag.l2 import HostRows
 from acre_rag.transfer import release_unused
 
@@ -145,11 +145,12 @@ class Residency:
 
         Raises:
             CapacityError: it does not fit the budgets; it is not kept.
+            StoreError: room was to be made by a document that cannot be read from the store any more.
         """
         home = self._homes[document] = _Home(document, reload, used=self._tick())
         try:
             self._make_room(keep=[home])
-        except CapacityError:
+        except AcreError:
             self.forget(document)
             raise
 
@@ -231,7 +232,7 @@ class Residency:
 
     def _home(self, document: Document) -> _Home:
         if document not in self._homes:
-            raise DocumentError(f"The document {document.id!r} was removed. Add it again.")
+            raise DocumentError(f"The document {document.id!r} was removed, here or by another process. Add it again.")
         return self._homes[document]
 
     def _tick(self) -> int:

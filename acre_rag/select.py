@@ -22,6 +22,7 @@ from acre_rag.units import (
     fill_exactly,
     n_covered,
     rank_units,
+    span_floor,
     span_scores,
     split_units,
     unit_sums,
@@ -77,8 +78,7 @@ class Selector:
         if about_the_whole(raw, documents, peak=float(self._agreement(tokens, passages).max(initial=0.0))):
             return spread_units(units, scores, documents, config, budget_tokens)
         if config.select == "hybrid":
-            spans = retriever(question.text, documents)
-            scores = (z_scores(scores) + z_scores(span_scores(spans, units, documents))) / 2
+            scores = _both(scores, span_scores(retriever(question.text, documents), units, documents))
         return best_units(units, scores, documents, config, budget_tokens)
 
     def prior(self, document: Document, questions: Sequence[Question]) -> Prior | None:
@@ -90,15 +90,37 @@ class Selector:
         shares = np.stack([passage_shares(each, document) for each in raw])
         return Prior(raw.mean(dim=0), shares)
 
-    def by_promise(self, question: Question, documents: Sequence[Document]) -> list[int]:
+    def by_promise(
+        self,
+        question: Question,
+        documents: Sequence[Document],
+        *,
+        select: str = "consensus",
+        retriever: Retriever = bm25_retriever,
+    ) -> list[int]:
         """Places of the documents, the one with the best passage first: for when not all of them fit the window.
 
-        The question is read behind the prompt alone, so nothing grows with the number of documents but scores.
+        The passages are scored as `select` will score them: by the heads, by the retriever, or by both. The question
+        is read behind the prompt alone, so nothing grows with the number of documents but scores.
+
+        Args:
+            question: the question.
+            documents: documents asked.
+            select: the strategy; "paper" is served by the heads.
+            retriever: text retriever of the "retriever" and "hybrid" strategies.
+
+        Raises:
+            ConfigError: the retriever returned a span of another document.
         """
-        tokens = _without_prior(self._raw_scores(documents, self._queries(question, documents)), documents)
         units = split_units(documents, "passages")
+        by_text = by_heads = np.zeros(len(units))
+        if select in ("retriever", "hybrid"):
+            by_text = span_scores(retriever(question.text, documents), units, documents)
+        if select != "retriever":
+            tokens = _without_prior(self._raw_scores(documents, self._queries(question, documents)), documents)
+            by_heads = self._agreement(tokens, units)
         best = np.full(len(documents), -np.inf)
-        np.maximum.at(best, [unit.document for unit in units], self._agreement(tokens, units))
+        np.maximum.at(best, [unit.document for unit in units], _both(by_heads, by_text))
         return [int(i) for i in np.argsort(-best, kind="stable")]
 
     def _agreement(self, tokens: Sequence[Scores], units: Sequence[Unit]) -> Scores:
@@ -168,6 +190,12 @@ class Selector:
         )
 
 
+def _both(by_heads: Scores, by_text: Scores) -> Scores:
+    """One opinion of two, in standard deviations."""
+    mean: Scores = (z_scores(by_heads) + z_scores(by_text)) / 2
+    return mean
+
+
 def _without_prior(raw: Sequence[Tensor], documents: Sequence[Document]) -> list[Scores]:
     """Scores of every blocked token, the prior taken off.
 
@@ -198,7 +226,8 @@ def _by_retriever(
     spans = retriever(question.text, documents)
     units = split_units(documents, config.granularity)
     scores = span_scores(spans, units, documents)
-    touched = [(unit, score) for unit, score in rank_units(units, scores) if score > scores.min(initial=0.0)]
+    floor = span_floor(spans)
+    touched = [(unit, score) for unit, score in rank_units(units, scores) if score > floor]
     if config.granularity == "passages":
         touched = touched[: config.max_passages]
     return within_budget(touched, documents, budget_tokens, "passages", tuple(zip(units, scores.tolist(), strict=True)))

@@ -74,11 +74,9 @@ def rank_units(units: Sequence[Unit], scores: Scores) -> list[tuple[Unit, float]
 
 
 def span_scores(spans: Sequence[Span], units: Sequence[Unit], documents: Sequence[Document]) -> Scores:
-    """Best score among the spans that overlap each unit; just below the lowest one where none does."""
+    """Best score among the spans that overlap each unit; `span_floor` where none does."""
     known = {document.id: d for d, document in enumerate(documents)}
-    floor = min((span.score for span in spans), default=0.0)
-    floor -= abs(floor) * 1e-6 + 1e-9
-    scores = np.full(len(units), floor)
+    scores = np.full(len(units), span_floor(spans))
     by_document: list[list[int]] = [[] for _ in documents]
     for i, unit in enumerate(units):
         by_document[unit.document].append(i)
@@ -89,6 +87,12 @@ def span_scores(spans: Sequence[Span], units: Sequence[Unit], documents: Sequenc
             if units[i].start < span.end and span.start < units[i].stop:
                 scores[i] = max(scores[i], span.score)
     return scores
+
+
+def span_floor(spans: Sequence[Span]) -> float:
+    """The score of a unit that no span overlaps: just below the lowest span's, whatever the retriever's scale."""
+    lowest = min((span.score for span in spans), default=0.0)
+    return lowest - abs(lowest) * 1e-6 - 1e-9
 
 
 def z_scores(scores: Scores) -> Scores:

@@ -17,17 +17,22 @@ def about_the_whole(raw: Sequence[Tensor], documents: Sequence[Document], *, pea
     It does when it spreads its attention like one of the content-free questions: no further from the nearest of them
     than they typically are from each other, unless the heads agree on a passage (a peak of several standard
     deviations) and it is not all but one of them. Figures: benchmarks/LOG.md.
+
+    A document of fewer than two passages is no evidence: whatever is asked, its one passage gets all of it. Where no
+    document has more, no question counts as one about the whole.
     """
+    judged = False
     for scores, document in zip(raw, documents, strict=True):
         prior = document.cache.prior
-        if prior is None:
-            return False
+        if prior is None or prior.shares.shape[1] < 2:
+            continue
+        judged = True
         apart = np.abs(prior.shares[:, None] - prior.shares[None]).sum(axis=2) + 2 * np.eye(len(prior.shares))
         typical = float(np.median(apart.min(axis=1)))
         nearest = float(np.abs(prior.shares - passage_shares(scores, document)).sum(axis=1).min())
         if nearest > typical or (peak > _CLEAR_PEAK and nearest > typical / 2):
             return False
-    return True
+    return judged
 
 
 def passage_shares(scores: Tensor, document: Document) -> Scores:

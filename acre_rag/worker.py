@@ -196,6 +196,8 @@ class Worker:
                     f"{len(self._waiting):,} requests are waiting and at most {self.max_waiting:,} may; "
                     f"{len(tickets):,} more were refused. Try again later."
                 )
+            for ticket in tickets:
+                ticket.future.add_done_callback(self._leave_if_cancelled)
             self._waiting.extend(tickets)
             if self._thread is None or not self._thread.is_alive():  # a forked process has lost its parent's thread
                 self._thread = threading.Thread(target=self._work, name="acre-model", daemon=True)
@@ -210,6 +212,14 @@ class Worker:
                 self._ending = True
                 self._changed.notify_all()
             thread.join()
+
+    def _leave_if_cancelled(self, future: Future[Any]) -> None:
+        """Nobody waits for a ticket that was cancelled in line: its place is another's."""
+        if not future.cancelled():
+            return
+        with self._changed:
+            self._waiting = deque(ticket for ticket in self._waiting if not ticket.future.cancelled())
+            self._changed.notify_all()
 
     def _has_room(self, tickets: Sequence[Ticket]) -> bool:
         return len(self._waiting) + len(tickets) <= self.max_waiting

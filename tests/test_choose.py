@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from conftest import tiny_decoder
 
 from acre_rag import ACRE, ACREConfig, Document
 from acre_rag.choose import spread_units
 from acre_rag.retrieve import bm25_scores
 from acre_rag.units import split_units
+from acre_rag.whole import about_the_whole
 
 
 def test_a_question_by_words_logs_nothing_of_the_librarys_own(caplog: pytest.LogCaptureFixture) -> None:
@@ -34,6 +36,32 @@ def test_a_spread_keeps_to_its_budget_and_begins_with_the_opening(budget: int) -
         assert chosen[0] == 0, "a budget smaller than the widest passage still refills the opening"
     if budget >= 2 * widest:
         assert chosen[-1] == units[-1].blocks.stop - 1
+
+
+@pytest.mark.parametrize("select", ["consensus", "hybrid"])
+@pytest.mark.parametrize("n_documents", [1, 4])
+def test_documents_of_one_passage_do_not_make_every_question_one_about_the_whole(select: str, n_documents: int) -> None:
+    """All attention is on the one passage, whatever is asked: that says nothing of the question."""
+    config = ACREConfig(window=1024, interval=8, passage_tokens=64, max_passages=2, select=select)  # type: ignore[arg-type]
+    acre = ACRE(tiny_decoder(), config=config)
+    for word in ["harbour", "station", "airport", "bridge"][:n_documents]:
+        assert len(acre.add(f"The {word} opens early in the morning.", id=word).passages) == 1
+    chosen = acre.prepare("When does the station open?").selection
+    assert chosen.scope == "passages"
+    best = sorted(chosen.unit_scores, key=lambda pair: -pair[1])[: config.max_passages]
+    assert [unit.document for unit, _ in chosen.units] == [unit.document for unit, _ in best]
+
+
+def test_a_document_of_one_passage_does_not_decide_for_a_long_one() -> None:
+    acre = ACRE(tiny_decoder(), config=ACREConfig(window=1024, interval=8, passage_tokens=48))
+    short, long = acre.add("The boat is blue.", id="short"), acre.add(documents()[0].text, id="long")
+    assert short.cache.prior and long.cache.prior
+    everywhere = long.cache.prior.scores
+    somewhere = torch.zeros_like(everywhere)
+    somewhere[:, -40:] = 1
+    for scores, whole in ((everywhere, True), (somewhere, False)):
+        assert about_the_whole([scores], [long], peak=0.0) is whole
+        assert about_the_whole([short.cache.prior.scores, scores], [short, long], peak=0.0) is whole
 
 
 @pytest.mark.parametrize("select", ["consensus", "hybrid", "retriever", "paper"])

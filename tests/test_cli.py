@@ -142,6 +142,8 @@ def test_inspect_says_what_a_cache_holds(acre: Callable[..., Done], model: str, 
         (["Who is it?"], 1, "no file is given"),
         (["{dir}/rooms.txt"], 2, "No question given"),
         ([], 2, "Nothing to ask"),
+        (["{dir}/missing.txt", " "], 2, "The question is empty"),  # before anything is read
+        (["{dir}/missing.txt", "-q", ""], 2, "The question is empty"),
         (["{dir}/rooms.txt", "Who?", "--plot", "{dir}/missing/heat.png"], 1, "cannot be written"),
     ],
 )

@@ -135,6 +135,21 @@ def test_a_retriever_decides_what_is_refilled(tiny: Decoder) -> None:
     assert source.start <= place and source.end >= place + 20 and source.end - source.start < 60
 
 
+@pytest.mark.parametrize("score", [7.5, 0.0, -3.0, None], ids=["positive", "zero", "negative", "nothing found"])
+def test_what_a_retriever_did_not_return_is_not_refilled(tiny: Decoder, score: float | None) -> None:
+    place = TEXT.index("the mask is")
+
+    def finds(question: str, documents):
+        return [] if score is None else [Span(documents[0].id, place, place + 4, score)]
+
+    config = ACREConfig(window=512, interval=8, passage_tokens=32, max_passages=3, select="retriever")
+    acre = ACRE(tiny, config=config, retriever=finds)
+    acre.add(TEXT, id="rooms")
+    sources = acre.ask("Where is the mask?", settings=SHORT).sources
+    assert len(sources) == (score is not None)
+    assert all("mask" in source.text and len(source.text) < 80 for source in sources)
+
+
 def test_a_retriever_naming_another_document_is_an_error(tiny: Decoder) -> None:
     acre = ACRE(
         tiny,
@@ -362,6 +377,9 @@ def test_without_the_prior_a_passage_scores_its_raw_attention(tiny_acre: ACRE) -
         {"prompt_lookup_num_tokens": 3},
         {"dola_layers": "low"},
         {"max_time": 1e-9},
+        {"stop_strings": ["e"]},
+        {"exponential_decay_length_penalty": (1, 50.0)},
+        {"forced_eos_token_id": 2},
     ],
     ids=lambda own: next(iter(own)),
 )
@@ -373,6 +391,42 @@ def test_the_models_own_generation_file_does_not_reach_answers(
     for name, value in own.items():
         monkeypatch.setattr(acre.decoder.model.generation_config, name, value)
     assert [answer.text for answer in acre.ask_batch(both, settings=SHORT)] == expected
+
+
+def test_a_lone_surrogate_is_read_as_an_unknown_character(tiny_acre: ACRE) -> None:
+    """JSON and file names bring them; no tokenizer takes them."""
+    text = TEXT.replace("drum", "dr\ud83dum")
+    document = tiny_acre.add(text, id="broken")
+    clean = tiny_acre.add(text.replace("\ud83d", "\ufffd"), id="clean")
+    assert document.text == text and (document.offsets == clean.offsets).all()
+    assert document.passages == clean.passages
+    answers = [
+        tiny_acre.ask(question, [asked], settings=SHORT)
+        for question, asked in (("Where is the dr\ud83dum?", document), ("Where is the dr\ufffdum?", clean))
+    ]
+    assert answers[0].text == answers[1].text
+    assert [(s.start, s.end) for s in answers[0].sources] == [(s.start, s.end) for s in answers[1].sources]
+    assert tiny_acre.complete("\ud83d", settings=SHORT).text == tiny_acre.complete("\ufffd", settings=SHORT).text
+
+
+def test_an_empty_prompt_is_refused(tiny_acre: ACRE) -> None:
+    with pytest.raises(ConfigError, match="The prompt is empty"):
+        tiny_acre.complete("")
+
+
+def test_room_for_less_than_a_block_is_told(acre: ACRE) -> None:
+    question = "Where is the drum?"
+    document = acre.documents["rooms"]
+    cache = document.cache
+    taken = cache.n_blocks + len(cache.prefix) + len(cache.tail) + len(acre.question(question).ids)
+    tight = GenerationSettings(max_new_tokens=acre.window - taken - 5)
+    answer = acre.ask(question, settings=tight)
+    assert answer.usage.refilled_tokens == 0 and answer.sources == ()
+    [note] = answer.notes
+    assert "nothing was refilled" in note and "5 tokens" in note and "one block of 8" in note and "larger" in note
+    assert "budget=5" in acre.using(budget=5).ask(question, settings=SHORT).notes[0]
+    assert acre.using(budget=0).ask(question, settings=SHORT).notes == ()
+    assert acre.ask(question, settings=SHORT).notes == ()
 
 
 def test_control_tokens_in_a_users_text_are_words(tiny_acre: ACRE) -> None:

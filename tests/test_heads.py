@@ -32,6 +32,16 @@ def test_a_file_comes_back_as_it_was_saved(tiny: Decoder, tmp_path: Path) -> Non
     assert acre.add("The drum is in room one. " * 8).cache.head_keys.shape[0] == 2
 
 
+def test_heads_are_written_into_a_new_folder_and_a_refusal_has_a_name(tiny: Decoder, tmp_path: Path) -> None:
+    """They took minutes to find."""
+    heads = heads_of(tiny, (1, 2))
+    heads.save(tmp_path / "new" / "deeper" / "heads.json")
+    assert load_heads(tmp_path / "new" / "deeper" / "heads.json").heads == heads.heads
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(CalibrationError, match=r"file/heads.json cannot be written"):
+        heads.save(tmp_path / "file" / "heads.json")
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "not json", "[]", "{}", '{"format": "acre-rag-heads/9", "heads": []}', '{"format": "acre-rag-heads/1"}'],

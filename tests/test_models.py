@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, byte_tokenizer, tiny_decoder
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -40,6 +41,68 @@ def test_a_local_folder_loads(tmp_path: Path) -> None:
     assert loaded.architecture == "llama-3x4x2x8-32-300"
     assert load_decoder(tmp_path, dtype="bfloat16").digest == loaded.digest  # however it was loaded
     assert load_decoder(tmp_path, dtype="bfloat16").dtype == torch.bfloat16
+
+
+def saved(folder: Path, *, tied: bool = False) -> Path:
+    """A tiny model in a folder; the path of its weights."""
+    torch.manual_seed(0)
+    build(LlamaConfig(**TINY, tie_word_embeddings=tied)).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder / "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("tied", "lost", "told"),
+    [
+        (False, "model.layers.1.self_attn.q_proj.weight", r"lack 1 of its weights \(model.layers.1.self_attn.q_proj"),
+        (False, "lm_head.weight", r"lack 1 of its weights \(lm_head"),
+        (True, "model.embed_tokens.weight", r"lack 2 of its weights \(lm_head.weight, model.embed"),
+        (True, "model.norm.weight", r"lack 1 of its weights \(model.norm"),
+    ],
+)
+def test_a_checkpoint_that_lacks_weights_is_refused_by_name(tied: bool, lost: str, told: str, tmp_path: Path) -> None:
+    """Transformers would make them up, and say so only in a log."""
+    weights = saved(tmp_path, tied=tied)
+    tensors = load_file(weights)
+    load_decoder(tmp_path)
+    save_file({name: each for name, each in tensors.items() if name != lost}, weights, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=told):
+        load_decoder(tmp_path)
+
+
+def test_a_checkpoint_with_a_weight_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
+    weights = saved(tmp_path)
+    save_file(load_file(weights) | {"model.norm.weight": torch.ones(5)}, weights, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"another shape for 1 of its weights \(model.norm.weight\)"):
+        load_decoder(tmp_path)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 100, -500])
+def test_a_weight_file_that_is_cut_short_is_told(n_bytes: int, tmp_path: Path) -> None:
+    weights = saved(tmp_path)
+    weights.write_bytes(weights.read_bytes()[:n_bytes])
+    with pytest.raises(ModelError, match="cut short.*download the model again"):
+        load_decoder(tmp_path)
+
+
+def test_a_damaged_conversion_of_a_gguf_file_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser of GGUF files is replaced: what it gives is in `whole`."""
+    whole, folder = tmp_path / "whole", tmp_path / "converted"
+    saved(whole)
+    saved(folder).write_bytes(b"cut")
+    monkeypatch.setattr("acre_rag.models.converted_folder", lambda *_: folder)
+    original, parsed = AutoModelForCausalLM.from_pretrained, []
+
+    def parse(source: Path, gguf_file: str | None = None, **options: object) -> object:
+        parsed.append(gguf_file)
+        return original(whole if gguf_file else source, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", parse)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: byte_tokenizer())
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    digests = [load_decoder(tmp_path / "tiny.gguf", dtype="float32").digest for _ in range(2)]
+    assert digests[0] == digests[1]
+    assert parsed == [None, "tiny.gguf", None], "cut, converted again, found whole"
 
 
 @pytest.mark.model

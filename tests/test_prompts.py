@@ -53,6 +53,20 @@ def test_a_chat_format_that_drops_the_message_is_named() -> None:
         render(ANSWER, Words(chat_template="any", form="nothing"))
 
 
+USERS_ONLY = "{% for message in messages %}{{ '[' + message['content'] + ']' }}{% endfor %}"
+REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + USERS_ONLY
+DROPS = USERS_ONLY.replace("messages %}", "messages if message['role'] == 'user' %}")
+
+
+@pytest.mark.parametrize("form", [REFUSES, DROPS], ids=["refuses", "drops"])
+def test_a_system_message_that_a_chat_format_has_no_place_for_stands_before_the_users(form: str) -> None:
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.chat_template = form
+    template = PromptTemplate(before="Text: ", after="\n{question}", system="Be brief.")
+    prompt = render(template, tokenizer)
+    assert prompt.prefix == "[Be brief.\n\nText: " and prompt.ask("Who?")[0] == "\nWho?]"
+
+
 DATED = (
     "\n{%- macro head() -%}{%- if strftime_now is defined -%}Today: {{ strftime_now('%d %b %Y, %A') }}{%- endif -%}"
     "{%- endmacro %}\n\n<{{ head() }}>{% for message in messages %}[{{ message['content'] }}]{% endfor %}"

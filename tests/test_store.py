@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import exact, tiny_decoder
+from safetensors.torch import load_file, save_file
 from test_engine import SHORT, TEXT
 
 from acre_rag import ACRE, ACREConfig
@@ -23,6 +24,8 @@ from acre_rag.prompts import PromptTemplate
 from acre_rag.proxies import LearnedProxy
 from acre_rag.proxies.learned import L1Parameters
 from acre_rag.store import Store
+from acre_rag.store.entry import sha256
+from acre_rag.store.manifest import StoredFile
 from acre_rag.store.shards import ShardWriter
 
 CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2)
@@ -282,6 +285,103 @@ def test_a_document_stored_by_another_process_is_found(tmp_path: Path) -> None:
     there.remove("rooms")
     assert not engine(tmp_path).documents.keys() - {"more"}
     assert here.ask("Where is the drum?", "rooms", settings=SHORT).sources, "open mappings outlive the folder"
+
+
+def test_what_another_process_removed_can_be_added_again(tmp_path: Path) -> None:
+    here, there = engine(tmp_path), engine(tmp_path)
+    first = here.add(TEXT, id="rooms")
+    expected = here.ask("Where is the drum?", settings=SHORT).text
+    there.remove("rooms")
+    assert here.add(TEXT, id="rooms") is not first and [entry.id for entry in Store(tmp_path).entries()] == ["rooms"]
+    here.release("rooms")
+    there.remove("rooms")
+    with pytest.raises(DocumentError, match=r"^The document 'rooms' was removed.*another process.*Add it again"):
+        here.ask("Where is the drum?", settings=SHORT)
+    assert not here.documents, "it would be in the way of every question to all documents"
+    here.add(TEXT, id="rooms")
+    assert here.ask("Where is the drum?", settings=SHORT).text == expected
+    there.remove("rooms")
+    there.add(TEXT[:400], id="rooms")
+    assert here.add(TEXT[:400], id="rooms").text == TEXT[:400], "the text of before is not there any more"
+
+
+def test_what_another_process_built_anew_is_asked_as_it_is_now(tmp_path: Path) -> None:
+    here, there = engine(tmp_path), engine(tmp_path)
+    document = here.add(TEXT, id="rooms")
+    expected = here.ask("Where is the drum?", settings=SHORT)
+    here.release("rooms")
+    [entry] = Store(tmp_path).entries()
+    there.add(TEXT, id="rooms", rebuild=True)
+    small = entry.folder / "compact.safetensors"  # of other bytes and the same meaning, as another release may write it
+    save_file(load_file(small), small, metadata={"written": "anew"})
+    [entry] = Store(tmp_path).entries()
+    files = entry.manifest.files | {
+        small.name: StoredFile(bytes=small.stat().st_size, sha256=sha256(small.read_bytes()))
+    }
+    (entry.folder / "manifest.json").write_bytes(replace(entry.manifest, files=files).dump())
+    assert here.add(TEXT, id="rooms") is document
+    assert here.ask("Where is the drum?", settings=SHORT).text == expected.text
+
+
+@pytest.mark.parametrize("name", ["text.txt", "places.safetensors"])
+def test_damage_of_a_text_is_told_as_such(name: str, tmp_path: Path) -> None:
+    first = engine(tmp_path)
+    first.add(TEXT, id="rooms")
+    file = Store(tmp_path).find("rooms")[0].folder / name
+    file.write_bytes(file.read_bytes()[:-5] + b"12345")
+    acre = engine(tmp_path)
+    for asked in ("rooms", None):
+        with pytest.raises((CorruptCacheError, DocumentError), match=f"'rooms' is damaged: {name}.*rebuild=True"):
+            acre.ask("Where is the drum?", asked, settings=SHORT)
+    with pytest.raises(CorruptCacheError, match=name):
+        acre.get("rooms")
+    acre.add(TEXT[:400], id="more")
+    [note] = acre.ask("Where is the drum?", settings=SHORT).notes
+    assert note.startswith("left out: ") and "'rooms' is damaged" in note
+    assert acre.ask("Where is the drum?", "more", settings=SHORT).notes == ()
+    engine(tmp_path).add(TEXT, id="rooms", rebuild=True)
+    assert acre.prepare("Where is the drum?").notes == () and "rooms" in acre.documents, "another process healed it"
+
+
+def test_what_is_stored_by_others_under_an_id_can_be_removed_and_replaced(tmp_path: Path) -> None:
+    engine(tmp_path).add(TEXT, id="rooms")
+    acre = engine(tmp_path, **CHANGES["interval"])
+    with pytest.raises(DocumentError, match="another text is stored; remove it first"):
+        acre.add(TEXT[:400], id="rooms")
+    acre.remove("rooms")
+    assert not Store(tmp_path).entries()
+    acre.add(TEXT[:400], id="rooms")
+    damaged = Store(tmp_path).find("rooms")[0].folder / "text.txt"
+    damaged.write_bytes(b"?")
+    another = engine(tmp_path, **CHANGES["interval"])
+    another.remove("rooms")
+    with pytest.raises(DocumentError, match="No document 'rooms'"):
+        another.remove("rooms")
+
+
+def test_a_document_of_before_a_rebuild_says_so() -> None:
+    acre = engine(None)
+    old = acre.add(TEXT, id="rooms")
+    new = acre.add(TEXT, id="rooms", rebuild=True)
+    with pytest.raises(DocumentError, match="read anew.*by its id"):
+        acre.ask("Where is the drum?", old, settings=SHORT)
+    assert acre.ask("Where is the drum?", new, settings=SHORT).text
+
+
+def test_a_document_that_is_gone_is_not_called_damaged(tmp_path: Path) -> None:
+    engine(tmp_path).add(TEXT, id="rooms")
+    store = Store(tmp_path)
+    [entry] = store.entries()
+    store.remove(entry.folder)
+    for read in (entry.document, entry.cache, entry.reload):
+        with pytest.raises(StoreError, match="removed by another process") as told:
+            read()
+        assert not isinstance(told.value, CorruptCacheError)
+    engine(tmp_path).add(TEXT, id="rooms")
+    (entry.folder / "places.safetensors").unlink()
+    with pytest.raises(CorruptCacheError) as told:
+        entry.document()
+    assert str(told.value).count("damaged") == 1
 
 
 def test_gc_removes_remains_and_unreadable_documents_only(tmp_path: Path) -> None:

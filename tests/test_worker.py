@@ -1,6 +1,7 @@
 """One model, many callers: deadlines, cancellation, bounded waiting, real batches, and a ladder when memory is short."""
 
 import asyncio
+import gc
 import re
 import textwrap
 import threading
@@ -17,6 +18,7 @@ from acre_rag import ACRE, ACREConfig, Answer, GenerationSettings
 from acre_rag.decoder import Decoder
 from acre_rag.errors import BusyError, CapacityError, ConfigError, CorruptCacheError, DeadlineError
 from acre_rag.pressure import halvings, out_of_memory
+from acre_rag.retrieve import Span
 from acre_rag.worker import Ticket, Worker
 
 CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2)
@@ -149,6 +151,41 @@ def test_a_full_line_refuses_at_once(acre: ACRE) -> None:
     assert acre.ask("Where is the lamp?", settings=SHORT).sources
 
 
+@pytest.mark.parametrize("way", ["cancelled", "timed out", "awaited and cancelled"])
+def test_callers_that_are_gone_leave_their_places_in_line(way: str) -> None:
+    worker, free, order = Worker(max_waiting=2), threading.Event(), []
+
+    def work(tickets):
+        order.extend(ticket.payload for ticket in tickets)
+        return echo(tickets)
+
+    async def awaited(ticket: Ticket) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(ticket.wait(), 0.05)
+
+    worker.submit([Ticket(lambda _: [free.wait(20)])])
+    while worker.n_waiting:
+        time.sleep(0.01)
+    gone = [Ticket(work, number, timeout_s=0.05 if way == "timed out" else None) for number in range(2)]
+    worker.submit(gone)
+    patient = threading.Thread(target=lambda: worker.submit([Ticket(work, "patient")], patient=True), daemon=True)
+    patient.start()
+    for ticket in gone:
+        if way == "timed out":
+            with pytest.raises(DeadlineError):
+                ticket.result()
+        elif way == "cancelled":
+            assert ticket.cancel()
+        else:
+            asyncio.run(awaited(ticket))
+    patient.join(5)
+    assert not patient.is_alive() and worker.n_waiting == 1, "the one that waited for room has it, the model still busy"
+    last = Ticket(work, "last")
+    worker.submit([last])
+    free.set()
+    assert last.result() == "last" and order == ["patient", "last"]
+
+
 def echo(tickets):
     return [ticket.payload for ticket in tickets]
 
@@ -237,8 +274,6 @@ def test_the_readmes_lines_for_many_users_work(acre: ACRE, tmp_path: Path, monke
 
 def test_a_retriever_may_ask_the_engine_itself(acre: ACRE) -> None:
     def asks(question, documents):
-        from acre_rag.retrieve import Span
-
         return [Span(s.document, s.start, s.end, s.score) for s in acre.retrieve(question, list(documents))]
 
     answer = acre.using(select="retriever", retriever=asks).ask("Where is the drum?", settings=SHORT, timeout_s=20)
@@ -313,6 +348,33 @@ def test_async_deadlines_cancellation_and_closing(slow: ACRE) -> None:
         assert (await slow.aask("Kite?", settings=SHORT, timeout_s=5)).text
 
     asyncio.run(main())
+
+
+def test_a_task_that_closes_a_stream_can_be_cancelled(acre: ACRE, caplog: pytest.LogCaptureFixture) -> None:
+    """While the model is inside a long step, which nothing ends early."""
+    free, begun = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        begun.set()
+        free.wait(20)
+
+    async def main() -> None:
+        stream = acre.stream("Where is the drum?", settings=LONG)
+        await asyncio.to_thread(begun.wait, 20)
+        closing = asyncio.create_task(stream.aclose())
+        await asyncio.sleep(0.1)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        free.set()
+        await stream.aclose()
+        assert (await acre.aask("Kite?", settings=SHORT)).text
+
+    handle = acre.decoder.model.register_forward_pre_hook(hang)
+    asyncio.run(main())
+    handle.remove()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_stream_that_nobody_holds_stops_the_model(slow: ACRE) -> None:
@@ -478,6 +540,24 @@ def test_documents_that_do_not_fit_together_are_chosen_by_a_first_pass(acre: ACR
     assert answer.usage.cached_tokens < acre.window
     prepared = acre.prepare("Where is the drum?")
     assert {document.id for document in prepared.documents} == named
+
+
+@pytest.mark.parametrize("select", ["retriever", "hybrid"])
+def test_a_first_pass_keeps_the_document_that_the_retriever_found(acre: ACRE, select: str) -> None:
+    """Whichever it is: heads that cannot tell the halls apart do not decide alone, nor against it."""
+    for number in range(4):
+        acre.add(TEXT.replace("room", f"hall{number}"), id=f"halls {number}")
+    for wanted in acre.documents:
+
+        def finds(question, documents, wanted=wanted):  # searches an index of its own, so dropped ones come too
+            return [Span(id_, 40, 60, 100.0 if id_ == wanted else 1.0) for id_ in acre.documents]
+
+        asking = acre.using(select=select, retriever=finds)
+        prepared = asking.prepare("Where is the drum?")
+        assert wanted in {document.id for document in prepared.documents}
+        assert prepared.sources[0].document == wanted or select == "hybrid"
+    with pytest.raises(ConfigError, match="'elsewhere'"):
+        acre.using(select=select, retriever=lambda *_: [Span("elsewhere", 0, 5, 1.0)]).prepare("Where is the drum?")
 
 
 def test_one_callers_mistake_is_not_anothers(acre: ACRE) -> None:

@@ -74,6 +74,17 @@ class Entry:
         except (KeyError, TypeError) as error:
             self._damaged(f"{COMPACT} lacks {error}")
 
+    def reload(self) -> BiLayerCache:
+        """Its cache as the folder has it now: another process may have built the document anew since.
+
+        Raises:
+            StoreError: another process removed it.
+            CorruptCacheError: damaged; names the file.
+        """
+        if not self.folder.exists():
+            raise self._removed()
+        return entry_in(self.folder).cache()
+
     def verify(self) -> None:
         """Read and check every byte.
 
@@ -88,8 +99,9 @@ class Entry:
             self._damaged(f"it holds files of others: {', '.join(sorted(strangers))}")
 
     def _tensors(self, name: str, needed: set[str]) -> dict[str, Tensor]:
+        raw = self._verified(name)
         try:
-            tensors = safetensors.load(self._verified(name))
+            tensors = safetensors.load(raw)
         except (SafetensorError, ValueError) as error:
             self._damaged(f"{name} cannot be read ({error})")
         if not needed <= tensors.keys():
@@ -103,7 +115,7 @@ class Entry:
             raw = b"" if path.is_symlink() else path.read_bytes()
         except OSError as error:
             if not self.folder.exists():
-                raise StoreError(f"The stored document {self.id!r} was removed by another process.") from error
+                raise self._removed() from error
             self._damaged(f"{name} cannot be read ({error.strerror})")
         if expected is None or sha256(raw) != expected.sha256:
             self._damaged(f"{name} was changed")
@@ -117,6 +129,12 @@ class Entry:
 
     def _shards(self) -> MappedShards:
         return MappedShards(self.folder, self.manifest, lambda reason: self._damaged(reason))
+
+    def _removed(self) -> StoreError:
+        return StoreError(
+            f"The stored document {self.id!r} was removed by another process. Add it again: acre build FILE, or "
+            "ACRE.add(text, id)."
+        )
 
     def _damaged(self, reason: str) -> NoReturn:
         raise CorruptCacheError(
