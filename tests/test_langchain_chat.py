@@ -137,6 +137,15 @@ def test_an_unknown_option_is_refused_not_ignored(chat: ChatACRE) -> None:
         chat.invoke("Hello", temprature=1.0)
 
 
+def test_an_unknown_option_is_refused_when_the_model_is_made(tiny_acre: ACRE) -> None:
+    with pytest.raises(ConfigError, match="'max_tokns' is no option of ChatACRE; there are: .*max_tokens"):
+        ChatACRE(acre=tiny_acre, max_tokns=2)
+
+
+def test_what_langchain_passes_to_every_chat_model_disturbs_nobody(tiny_acre: ACRE) -> None:
+    assert ChatACRE(acre=tiny_acre, max_tokens=2, api_key="x", max_retries=2, streaming=True).max_tokens == 2
+
+
 def test_an_impossible_option_is_refused_when_the_model_is_made(tiny_acre: ACRE) -> None:
     with pytest.raises(ValidationError, match="top_p=2"):
         ChatACRE(acre=tiny_acre, top_p=2.0)

@@ -235,6 +235,14 @@ def test_what_is_no_system_or_has_its_setting_already_is_refused(setting: Settin
             query_engine(made("bm25"), **wrong)
 
 
+def test_an_option_of_a_system_that_stands_beside_is_shown_its_place(setting: Setting) -> None:
+    documents = [LangChainDocument(TEXT)]
+    with pytest.raises(ConfigError, match="'hits' is no option of SystemQA.*system_options="):
+        SystemQA.from_documents(documents, system="bm25", setting=setting, hits=1)
+    with pytest.raises(ConfigError, match="'hits'"):
+        asyncio.run(SystemQA.afrom_documents(documents, system="bm25", setting=setting, hits=1))
+
+
 def test_without_an_adapter_learned_l1_is_refused() -> None:
     bare = Setting(decoder=wide_decoder())
     with pytest.raises(UnavailableError, match="adapter"):

@@ -1,7 +1,7 @@
 """ChatACRE: the engine's model as a LangChain chat model, alone or over documents. Selects and decodes nothing."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from typing import Any, ClassVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.globals import get_llm_cache
@@ -35,6 +35,9 @@ class ChatACRE(DecodingOptions, BaseChatModel):
             caches stay until `ACRE.remove`. `None`: messages are only messages.
         history_messages: most earlier messages that are put with a question about documents.
     """
+
+    # What LangChain's standard suite passes to every chat model: here is no network, and streams need no leave.
+    tolerated: ClassVar[Collection[str]] = ("api_key", "max_retries", "streaming")
 
     acre: ACRE = Field(exclude=True, repr=False)
     documents: Sequence[str] | str | None = None
