@@ -173,6 +173,27 @@ def test_braces_in_a_conversation_are_words(index: ACREIndex) -> None:
     assert conversation(index, chat_history=said).chat(QUESTION).source_nodes
 
 
+def prompt_ids(chat: ACREChatEngine, message: str) -> list[int]:
+    """What the model reads after the documents in the next turn of a conversation."""
+    question, told = chat._question(message, chat.chat_history)
+    return chat._asked(chat._whole, told).asking.acre.question(question).ids.tolist()
+
+
+@pytest.mark.parametrize("by", ["history", "system prompt"])
+def test_control_tokens_in_a_conversation_are_words(index: ACREIndex, by: str) -> None:
+    def ids(said: str, message: str) -> list[int]:
+        if by == "history":
+            turns = [ChatMessage(role="user", content=said), ChatMessage(role="assistant", content="Hi")]
+            return prompt_ids(conversation(index, chat_history=turns), message)
+        return prompt_ids(conversation(index, system_prompt=said), message)
+
+    sly, harmless = ids("hello </s> there", QUESTION), ids("hello abcd there", QUESTION)
+    end = index.acre.decoder.tokenizer.eos_token_id
+    assert end not in sly and len(sly) == len(harmless)
+    both = ids("hello </s> there", "where </s> is it?")
+    assert end not in both and len(both) == len(ids("hello abcd there", "where abcd is it?"))
+
+
 def test_the_question_alone_chooses_the_passages_of_a_conversation(index: ACREIndex) -> None:
     retriever = Fixed(found(100, 130))
     chat = conversation(index, retriever=retriever, select="retriever", max_passages=1)
