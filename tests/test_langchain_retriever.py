@@ -284,6 +284,25 @@ def test_acres_own_retriever_may_guide_the_same_engine(tiny_acre: ACRE) -> None:
     )
 
 
+class OnOtherThreads(BaseRetriever):
+    """Asks another retriever several questions at once."""
+
+    inner: BaseRetriever
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+    ) -> list[LangChainDocument]:
+        return [each for found in self.inner.batch([query, query.upper()]) for each in found]
+
+
+def test_a_guide_that_asks_its_own_engine_from_other_threads_is_refused_not_hung(tiny_acre: ACRE) -> None:
+    own = ACRERetriever.from_texts([ZOO], acre=tiny_acre, ids=["zoo"], k=2)
+    qa = ACREDocumentQA(acre=tiny_acre, retriever=OnOtherThreads(inner=own), max_tokens=4, timeout=20)
+    with pytest.raises(ConfigError, match="from another thread .*one question after another"):
+        qa.invoke(QUESTION)
+    assert own.batch([QUESTION, QUESTION])  # nobody waits for these
+
+
 def test_without_langchain_the_error_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['langchain_core'] = None\n"
