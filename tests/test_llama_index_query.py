@@ -155,9 +155,15 @@ def test_a_system_prompt_is_told_before_the_conversation_with_every_question(ind
 def test_an_unknown_option_of_a_conversation_is_refused_and_verbose_disturbs_nobody(
     index: ACREIndex, mode: str
 ) -> None:
+    llm = None if mode == "best" else MockLLM()
     with pytest.raises(ConfigError, match="'sytem_prompt' is no option.*system_prompt"):
-        index.as_chat_engine(mode, llm=MockLLM(), sytem_prompt="Be brief.")  # type: ignore[arg-type]
-    assert index.as_chat_engine(mode, llm=MockLLM(), verbose=True)  # type: ignore[arg-type]
+        index.as_chat_engine(mode, llm=llm, sytem_prompt="Be brief.")  # type: ignore[arg-type]
+    assert index.as_chat_engine(mode, llm=llm, verbose=True)  # type: ignore[arg-type]
+
+
+def test_another_model_is_refused_where_it_would_have_nothing_to_do(index: ACREIndex) -> None:
+    with pytest.raises(ConfigError, match="'best'.*condense_question.*condense_plus_context"):
+        index.as_chat_engine(llm=MockLLM())
 
 
 @pytest.mark.parametrize("name", ["similarity_topk", "settings", "timeout_s", "question_template"])
@@ -622,6 +628,31 @@ def test_only_the_last_messages_are_put_with_the_question(index: ACREIndex, ask:
     said = [ChatMessage(role=role, content=str(i)) for i, role in enumerate(["user", "assistant"] * 3)]
     chat = conversation(index, history_messages=2, chat_history=said)
     assert str(chat.chat(QUESTION)) == ask(QUESTION, "4", "5")
+
+
+def test_a_long_conversation_is_told_as_far_as_the_window_has_room(index: ACREIndex) -> None:
+    said = [
+        ChatMessage(role=role, content=f"{role} says this {i}. " * 5)
+        for i, role in enumerate(["user", "assistant"] * 3)
+    ]
+    chat = conversation(index, chat_history=said)
+    _, told = chat._question(QUESTION, said)
+    assert "says this 5" in told and "says this 0" not in told
+    assert str(chat.chat(QUESTION))
+    assert str(asyncio.run(conversation(index, chat_history=said).achat(QUESTION)))
+    assert chat.chat_history[0].content == said[0].content  # remembered, though not told
+
+
+def test_a_conversation_to_condense_is_told_as_far_as_the_model_has_room(index: ACREIndex) -> None:
+    llm = ACRELLM(index.acre, max_tokens=8)
+    assert llm.metadata.context_window == 1024
+    said = [
+        ChatMessage(role=role, content=f"It says this {i}. " * 25) for i, role in enumerate(["user", "assistant"] * 2)
+    ]
+    chat = conversation(
+        index, chat_mode="condense_question", llm=llm, memory=ChatMemoryBuffer.from_defaults(token_limit=9999)
+    )
+    assert str(chat.chat(QUESTION, chat_history=said))
 
 
 def test_condensing_rewrites_the_question_and_asks_the_cache(index: ACREIndex, ask: Callable[..., str]) -> None:
