@@ -218,12 +218,41 @@ def test_a_long_first_message_is_read_once(tiny_acre: ACRE) -> None:
     chat = ChatACRE(acre=tiny_acre, max_tokens=12, document_chars=200)
     talk = [SystemMessage(TEXT), HumanMessage(QUESTION)]
     first = chat.invoke(talk)
-    [(id, document)] = tiny_acre.documents.items()
+    [tenant] = kept(tiny_acre)
+    [(id, document)] = tiny_acre.documents_of(tenant).items()
     assert document.text == TEXT
     second = asyncio.run(chat.ainvoke(talk))
-    assert list(tiny_acre.documents) == [id]
-    assert first.content == second.content == tiny_acre.ask(QUESTION, id, settings=SHORT).text
+    assert list(tiny_acre.documents_of(tenant)) == [id]
+    assert first.content == second.content == tiny_acre.ask(QUESTION, id, tenant=tenant, settings=SHORT).text
+    assert "".join(chunk.text for chunk in chat.stream(talk)) == first.content
     assert second.usage_metadata is not None and second.usage_metadata["input_token_details"]["cache_read"] > 0
+
+
+def kept(acre: ACRE) -> list[str]:
+    """Tenants of long messages that the engine has documents of."""
+    return [tenant for tenant in ("langchain-chat:", "langchain-chat:me") if acre.documents_of(tenant)]
+
+
+@pytest.mark.parametrize("tenant", ["", "me"])
+def test_long_messages_stand_beside_the_tenants_documents_and_only_some_are_kept(tiny_acre: ACRE, tenant: str) -> None:
+    chat = ChatACRE(acre=tiny_acre, tenant=tenant, max_tokens=2, document_chars=200, max_cached_documents=2)
+    for i in range(4):
+        chat.invoke([SystemMessage(f"{i}. {TEXT}"), HumanMessage(QUESTION)])
+    assert not tiny_acre.documents_of(tenant) and kept(tiny_acre) == [f"langchain-chat:{tenant}"]
+    texts = [each.text[0] for each in tiny_acre.documents_of(f"langchain-chat:{tenant}").values()]
+    assert sorted(texts) == ["2", "3"]
+    with pytest.raises(DocumentError):
+        chat.invoke(QUESTION, documents="*")
+
+
+def test_reading_and_asking_a_long_message_share_one_deadline(tiny_acre: ACRE, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    ask, add = tiny_acre.ask, tiny_acre.add
+    monkeypatch.setattr(tiny_acre, "add", lambda *a, **o: (time.sleep(0.2), add(*a, **o))[1])
+    monkeypatch.setattr(tiny_acre, "ask", lambda *a, **o: (given.append(o["timeout_s"]), ask(*a, **o))[1])
+    chat = ChatACRE(acre=tiny_acre, max_tokens=2, document_chars=200, timeout=60)
+    chat.invoke([SystemMessage(TEXT), HumanMessage(QUESTION)])
+    assert 0 < given[0] < 59.81
 
 
 def test_without_opting_in_a_long_message_is_only_a_message(chat: ChatACRE, tiny_acre: ACRE) -> None:

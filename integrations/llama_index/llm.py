@@ -39,7 +39,7 @@ from acre_rag.fingerprint import fingerprint_digest
 from acre_rag.integrations.llama_index.calls import Call, LongCall, PlainCall, apieces, completion, pieces
 from acre_rag.integrations.llama_index.messages import completion_writer, long_chat, prompt_writer
 from acre_rag.integrations.llama_index.options import CALL_OPTIONS, settings_of
-from acre_rag.integrations.llama_index.remembered import Remembered
+from acre_rag.integrations.remembered import Remembered
 
 _OF_THE_ENGINE = ("model", "fingerprint", "config", "template")
 """What the serialised form says beside the fields."""
