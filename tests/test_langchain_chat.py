@@ -151,6 +151,13 @@ def test_an_impossible_option_is_refused_when_the_model_is_made(tiny_acre: ACRE)
         ChatACRE(acre=tiny_acre, top_p=2.0)
 
 
+def test_what_the_model_cannot_do_is_refused_with_another_way(chat: ChatACRE) -> None:
+    with pytest.raises(NotImplementedError, match="another chat model.*as_tool"):
+        chat.bind_tools([])
+    with pytest.raises(NotImplementedError, match="output parser"):
+        chat.with_structured_output({"title": "x", "type": "object"})
+
+
 def test_a_deadline_is_kept(chat: ChatACRE) -> None:
     with pytest.raises(DeadlineError):
         chat.invoke("Hello", timeout=0.0)

@@ -1,7 +1,7 @@
 """ChatACRE: the engine's model as a LangChain chat model, alone or over documents. Selects and decodes nothing."""
 
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.globals import get_llm_cache
@@ -13,6 +13,7 @@ from langchain_core.runnables.config import run_in_executor
 from pydantic import Field
 
 from acre_rag import ACRE, Answer
+from acre_rag.errors import AcreError
 from acre_rag.integrations.langchain.calls import (
     Asked,
     Call,
@@ -26,6 +27,10 @@ from acre_rag.integrations.langchain.identity import engine_identity
 from acre_rag.integrations.langchain.messages import chat_prompt, counted_prompt, question_with_history, text_of
 from acre_rag.integrations.langchain.options import DecodingOptions, at_once, paced
 from acre_rag.integrations.langchain.results import Chunks, answer_message
+
+
+class UnsupportedFeatureError(AcreError, NotImplementedError):
+    """The engine's model cannot do what LangChain asks of other chat models; the message names another way."""
 
 
 class ChatACRE(DecodingOptions, BaseChatModel):
@@ -117,6 +122,28 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         if self.documents is not None and messages:
             return self.get_num_tokens(self._question(messages))
         return self.get_num_tokens(counted_prompt(messages, self.acre.decoder.tokenizer))
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> NoReturn:
+        """Not supported.
+
+        Raises:
+            UnsupportedFeatureError: always; names the other way.
+        """
+        raise UnsupportedFeatureError(
+            "ChatACRE calls no tools: it answers from documents. Bind tools to another chat model and give it the "
+            "documents as one of them: ACREDocumentQA(...).as_tool(name=..., description=...)."
+        )
+
+    def with_structured_output(self, schema: Any, **kwargs: Any) -> NoReturn:
+        """Not supported.
+
+        Raises:
+            UnsupportedFeatureError: always; names the other way.
+        """
+        raise UnsupportedFeatureError(
+            "ChatACRE has no structured output. Say in the prompt which form the answer has and read it with an output "
+            "parser: prompt | chat | PydanticOutputParser(pydantic_object=...)."
+        )
 
     def call(self, messages: Sequence[BaseMessage], stop: list[str] | None = None, **options: Any) -> Call:
         """What these messages ask of the engine.
