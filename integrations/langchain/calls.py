@@ -1,7 +1,7 @@
 """Messages and options to one call of the engine: which prompt or question, which documents. Knows no callbacks."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from threading import Lock
@@ -176,7 +176,7 @@ def find_documents(acre: ACRE, asked: Asked, tenant: str) -> tuple[Document, ...
     if asked is None:
         return ()
     shelf = acre.documents_of(tenant)
-    names = list(shelf) if asked == ALL else names_of(asked)
+    names = list(shelf) if asked == ALL else names_of(asked, shelf)
     if not names:
         raise DocumentError("There is no document to ask: add one first, or name one that is there.")
     return tuple(shelf[name] if name in shelf else acre.get(name, tenant=tenant) for name in names)
@@ -207,15 +207,24 @@ def carried_documents(
     return tuple(found), rest.strip()
 
 
-def names_of(asked: Asked) -> list[str]:
-    """The ids that name these documents."""
+def names_of(asked: Asked, known: Container[str] = ()) -> list[str]:
+    """The ids that name these documents.
+
+    Args:
+        asked: ids or documents. A LangChain document without an id goes by what `adding.add_documents` called it: its
+            `source`, if no other had it, or a digest of its text.
+        known: ids of the documents that are there.
+    """
     if asked is None:
         return []
     several = [asked] if isinstance(asked, str | Document | LangChainDocument) else asked
-    return [_name(each) for each in several]
+    return [_name(each, known) for each in several]
 
 
-def _name(named: Named) -> str:
-    if isinstance(named, LangChainDocument):
-        return str(named.metadata.get("document_id") or named.id or named.metadata.get("source") or "")
-    return named if isinstance(named, str) else named.id
+def _name(named: Named, known: Container[str]) -> str:
+    if not isinstance(named, LangChainDocument):
+        return named if isinstance(named, str) else named.id
+    if own := named.metadata.get("document_id") or named.id:
+        return str(own)
+    digest, source = text_digest(named.page_content)[:12], str(named.metadata.get("source") or "")
+    return digest if digest in known or not source else source

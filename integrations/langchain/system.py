@@ -140,7 +140,7 @@ class SystemQA(AnsweringRunnable):
         if timeout_s is not None:
             raise ConfigError(f"timeout={timeout_s:g}: a system has no deadlines; leave it out, or use ACREDocumentQA.")
         asked = self.documents if given.documents is None else given.documents
-        documents = None if asked == ALL else names_of(asked)
+        documents = None if asked == ALL else names_of(asked, self.pipeline.documents)
         return _Call(question_with_history(messages, most=self.history_messages), documents, settings)
 
     def _told(self, answer: Answer) -> dict[str, Any]:
