@@ -17,7 +17,7 @@ from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextC
 from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import ChatPromptTemplate
-from llama_index.core.schema import NodeRelationship, NodeWithScore, TextNode
+from llama_index.core.schema import MetadataMode, NodeRelationship, NodeWithScore, TextNode
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 from acre_rag import ACRE, ACREConfig, GenerationSettings, Source
@@ -126,6 +126,22 @@ def test_sources_are_nodes_of_their_document(engine: ACREQueryEngine) -> None:
     ids = [each.node.node_id for each in response.source_nodes]
     assert len(set(ids)) == len(ids)
     assert ids == [each.node.node_id for each in engine.query(QUESTION).source_nodes]
+
+
+def test_sources_are_shown_to_other_models_as_their_document_is(tiny_acre: ACRE) -> None:
+    templates = {
+        "text_template": "<{metadata_str}> {content}",
+        "metadata_template": "{key} is {value}",
+        "metadata_separator": " and ",
+    }
+    pages = [
+        Document(text=text(i), metadata={"file_name": "x.pdf", "page_label": str(i), "lang": "en"}, **templates)
+        for i in range(2)
+    ]
+    for join in (False, True):
+        index = ACREIndex.from_documents(pages, acre=tiny_acre, join_pages=join)
+        for each in index.as_retriever().retrieve(QUESTION):
+            assert each.node.get_content(MetadataMode.LLM).startswith("<file_name is x.pdf and ")
 
 
 def test_equal_places_in_two_versions_have_different_ids(index: ACREIndex, engine: ACREQueryEngine) -> None:
@@ -366,10 +382,16 @@ def test_documents_inserted_later_are_asked_by_engines_made_earlier(index: ACREI
 # Events
 
 
-def test_query_events_fire(engine: ACREQueryEngine, events: list[str]) -> None:
-    engine.query(QUESTION)
-    asyncio.run(engine.aquery(QUESTION))
-    assert events == ["QueryStartEvent", "QueryEndEvent"] * 2
+@pytest.mark.parametrize("streaming", [False, True])
+def test_query_and_retrieval_events_fire(engine: ACREQueryEngine, events: list[str], streaming: bool) -> None:
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    asking = ACREQueryEngine(engine.asking, streaming=streaming, callback_manager=CallbackManager([debug]))
+    whole = places(engine.query(QUESTION).source_nodes)
+    events.clear()
+    for response in (asking.query(QUESTION), asyncio.run(asking.aquery(QUESTION))):
+        assert places(response.source_nodes) == whole
+    assert events == ["QueryStartEvent", "RetrievalStartEvent", "RetrievalEndEvent", "QueryEndEvent"] * 2
+    assert [places(end.payload["nodes"]) for _, end in debug.get_event_pairs(CBEventType.RETRIEVE)] == [whole] * 2
 
 
 def test_retrieval_events_fire(index: ACREIndex, events: list[str]) -> None:

@@ -336,9 +336,14 @@ def test_query_events_and_token_counters_hear_of_it(own: FirstWords, events: lis
     counter = TokenCountingHandler(tokenizer=str.split)
     engine = query_engine(own, callback_manager=CallbackManager([debug, counter]))
     response: Any = engine.query(QUESTION)
-    assert {"QueryStartEvent", "QueryEndEvent"} <= set(events)
+    assert events == ["QueryStartEvent", "RetrievalStartEvent", "RetrievalEndEvent", "QueryEndEvent"]
+    [(_, end)] = debug.get_event_pairs(CBEventType.RETRIEVE)
+    assert end.payload["nodes"] == response.source_nodes
     assert len(debug.get_event_pairs(CBEventType.QUERY)) == len(debug.get_event_pairs(CBEventType.LLM)) == 1
     assert counter.completion_llm_token_count == response.metadata["usage"]["completion_tokens"] == 8
+    for piece in engine.with_streaming(True).query(QUESTION).response_gen:  # type: ignore[union-attr]
+        assert piece and (events[-1] == "QueryEndEvent")
+    assert events[4:] == ["QueryStartEvent", "QueryEndEvent", "RetrievalStartEvent", "RetrievalEndEvent"]
 
 
 def test_its_prompts_are_those_of_the_setting(own: FirstWords) -> None:
