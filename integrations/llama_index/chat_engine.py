@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
 from typing import Any
 
-from llama_index.core.base.llms.generic_utils import messages_to_history_str
+from llama_index.core.base.llms.generic_utils import messages_to_history_str, messages_to_prompt
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.callbacks import trace_method
@@ -186,7 +186,8 @@ class ACREChatEngine(BaseChatEngine):
         """Whether the window has room for the conversation: the engine's, or that of the model that rewrites."""
         if not self._condense:
             return self._asked(self._whole, self._told_with(variables)).asking.has_room_for(message)
-        prompt = self._llm.messages_to_prompt(self._prompt.format_messages(llm=self._llm, **variables))
+        write = self._llm.messages_to_prompt or messages_to_prompt
+        prompt = write(self._prompt.format_messages(llm=self._llm, **variables))
         told, limits = len(self._tokens_of(prompt)), self._llm.metadata
         return told + max(0, limits.num_output) <= limits.context_window
 
