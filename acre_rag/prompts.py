@@ -34,11 +34,14 @@ class PromptTemplate:
         before: text before the document; it is read once and cached with it.
         after: text after the document, with `{question}` in it.
         system: system message; `None` leaves the model's own.
+        told: what others said before the question (a conversation so far), put in front of `after` as it is: control
+            tokens in it are words, and "{question}" is no place for the question.
     """
 
     before: str
     after: str
     system: str | None = None
+    told: str = ""
 
     def __post_init__(self) -> None:
         """A template without a place for the question would ask nothing."""
@@ -85,11 +88,15 @@ class RenderedPrompt:
     prefix: str
     _before_question: str
     _after_question: str
+    told: str = ""
 
     def ask(self, question: str) -> tuple[str, int, int]:
-        """Text after the document, and the characters `start <= c < stop` of the question's own words in it."""
-        start = len(self._before_question)
-        return f"{self._before_question}{question}{self._after_question}", start, start + len(question)
+        """Text after the document, and the characters `start <= c < stop` of the question's own words in it.
+
+        It begins with `told`, whose control tokens whoever makes tokens of it has to read as words.
+        """
+        before = f"{self.told}{self._before_question}"
+        return f"{before}{question}{self._after_question}", len(before), len(before) + len(question)
 
 
 def render(template: PromptTemplate, tokenizer: Any) -> RenderedPrompt:
@@ -111,7 +118,7 @@ def render(template: PromptTemplate, tokenizer: Any) -> RenderedPrompt:
         text = f"{tokenizer.bos_token or ''}{system}{user}{cue}"
     prefix, rest = _cut(text, _DOCUMENT)
     before, after = _cut(rest, _QUESTION)
-    return RenderedPrompt(prefix, before, after)
+    return RenderedPrompt(prefix, before, after, template.told)
 
 
 def _chat(tokenizer: Any, system: str | None, user: str, options: dict[str, Any]) -> str:

@@ -192,7 +192,7 @@ class Reader:
 
 
 def tokenised_question(text: str, prompt: RenderedPrompt, decoder: Decoder) -> Question:
-    """A question in a template and a model's tokens; control tokens in it are words.
+    """A question in a template and a model's tokens; control tokens in it, and in what was told, are words.
 
     Raises:
         ConfigError: the question is empty.
@@ -200,14 +200,14 @@ def tokenised_question(text: str, prompt: RenderedPrompt, decoder: Decoder) -> Q
     if not text.strip():
         raise ConfigError("The question is empty.")
     rendered, start, stop = prompt.ask(text)
-    words = _plain_ids(decoder.literal_tokenizer, text)
-    if words == _plain_ids(decoder.tokenizer, text):
+    told, words = (_plain_ids(decoder.literal_tokenizer, each) for each in (prompt.told, text))
+    if told == _plain_ids(decoder.tokenizer, prompt.told) and words == _plain_ids(decoder.tokenizer, text):
         encoded = decoder.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
         ids = encoded["input_ids"]
         places = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if b > start and a < stop]
         own = slice(places[0], places[-1] + 1)
     else:  # only here in parts: a tokenizer may join a word and the template's space before it
-        before = _plain_ids(decoder.tokenizer, rendered[:start])
+        before = told + _plain_ids(decoder.tokenizer, rendered[len(prompt.told) : start])
         ids = before + words + _plain_ids(decoder.tokenizer, rendered[stop:])
         own = slice(len(before), len(before) + len(words))
     return Question(text, torch.tensor(ids, dtype=torch.long, device=decoder.device), own)

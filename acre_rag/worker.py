@@ -10,15 +10,19 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_for
+from contextvars import ContextVar
 from time import monotonic
 from typing import Any
 
-from acre_rag.errors import BusyError, DeadlineError
+from acre_rag.errors import BusyError, ConfigError, DeadlineError
 
 Run = Callable[[Sequence["Ticket"]], Sequence[Any]]
 """Tickets of one group to their results, in order; an exception among the results fails its ticket alone."""
 
 _IDLE_S = 5.0
+
+_INSIDE: ContextVar["_Work | None"] = ContextVar("acre_work", default=None)
+"""The work from which this code was called, also on other threads: LangChain's pools and event loops copy contexts."""
 
 
 class Ticket:
@@ -127,6 +131,13 @@ class Ticket:
         )
 
 
+class _Work:
+    """What a worker does at the moment; ended, it holds up nobody whose context still names it."""
+
+    def __init__(self, worker: "Worker") -> None:
+        self.worker, self.ended = worker, False
+
+
 class Worker:
     """Runs tickets one group after another on one thread, which starts when needed and ends when idle.
 
@@ -175,7 +186,8 @@ class Worker:
         """Put tickets in line, together: those of one group are run as one batch.
 
         Called on the worker's own thread (a retriever that asks the engine), it runs them at once: waiting would be
-        waiting for itself.
+        waiting for itself. From another thread that such a retriever started and waits for, it cannot: a thread that
+        took over the context of its maker is refused; a plain thread pool's threads do not, and would wait for ever.
 
         Args:
             tickets: at most `max_waiting`.
@@ -184,10 +196,17 @@ class Worker:
         Raises:
             BusyError: too many are waiting already; none is taken.
             DeadlineError: there was no room in time.
+            ConfigError: called from another thread by work of this worker's.
         """
         if threading.current_thread() is self._thread:
             _run(tickets)
             return
+        if (work := _INSIDE.get()) is not None and work.worker is self and not work.ended:
+            raise ConfigError(
+                "A retriever that guides this engine asked it from another thread (a batch, a thread pool): the "
+                "model's thread waits for the retriever and would never come to answer. Ask one question after another "
+                "there, without batch or threads, or let the retriever ask an engine with a model of its own."
+            )
         with self._changed:
             if patient and not self._changed.wait_for(lambda: self._has_room(tickets), tickets[0].remaining_s()):
                 raise tickets[0].give_up()
@@ -226,7 +245,10 @@ class Worker:
 
     def _work(self) -> None:
         while batch := self._next():
+            work = _Work(self)
+            _INSIDE.set(work)
             _run(batch)
+            work.ended = True
             del batch  # or the last results would live until the next question
 
     def _next(self) -> list[Ticket]:

@@ -108,7 +108,7 @@ def test_the_bare_name_of_a_mapped_folder_is_refused(folder: str) -> None:
 
 def test_each_feature_has_its_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = {"llama-index", "langchain", "baselines", "train", "serve", "gpu", "demo", "documents", "plot"}
+    wanted = {"llama-index", "langchain", "baselines", "train", "gpu", "demo", "documents", "plot"}
     assert wanted <= project["optional-dependencies"].keys()
     assert "flash-attn" in project["optional-dependencies"]["gpu"][0]
 

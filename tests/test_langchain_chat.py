@@ -137,9 +137,25 @@ def test_an_unknown_option_is_refused_not_ignored(chat: ChatACRE) -> None:
         chat.invoke("Hello", temprature=1.0)
 
 
+def test_an_unknown_option_is_refused_when_the_model_is_made(tiny_acre: ACRE) -> None:
+    with pytest.raises(ConfigError, match="'max_tokns' is no option of ChatACRE; there are: .*max_tokens"):
+        ChatACRE(acre=tiny_acre, max_tokns=2)
+
+
+def test_what_langchain_passes_to_every_chat_model_disturbs_nobody(tiny_acre: ACRE) -> None:
+    assert ChatACRE(acre=tiny_acre, max_tokens=2, api_key="x", max_retries=2, streaming=True).max_tokens == 2
+
+
 def test_an_impossible_option_is_refused_when_the_model_is_made(tiny_acre: ACRE) -> None:
     with pytest.raises(ValidationError, match="top_p=2"):
         ChatACRE(acre=tiny_acre, top_p=2.0)
+
+
+def test_what_the_model_cannot_do_is_refused_with_another_way(chat: ChatACRE) -> None:
+    with pytest.raises(NotImplementedError, match="another chat model.*as_tool"):
+        chat.bind_tools([])
+    with pytest.raises(NotImplementedError, match="output parser"):
+        chat.with_structured_output({"title": "x", "type": "object"})
 
 
 def test_a_deadline_is_kept(chat: ChatACRE) -> None:
@@ -209,12 +225,41 @@ def test_a_long_first_message_is_read_once(tiny_acre: ACRE) -> None:
     chat = ChatACRE(acre=tiny_acre, max_tokens=12, document_chars=200)
     talk = [SystemMessage(TEXT), HumanMessage(QUESTION)]
     first = chat.invoke(talk)
-    [(id, document)] = tiny_acre.documents.items()
+    [tenant] = kept(tiny_acre)
+    [(id, document)] = tiny_acre.documents_of(tenant).items()
     assert document.text == TEXT
     second = asyncio.run(chat.ainvoke(talk))
-    assert list(tiny_acre.documents) == [id]
-    assert first.content == second.content == tiny_acre.ask(QUESTION, id, settings=SHORT).text
+    assert list(tiny_acre.documents_of(tenant)) == [id]
+    assert first.content == second.content == tiny_acre.ask(QUESTION, id, tenant=tenant, settings=SHORT).text
+    assert "".join(chunk.text for chunk in chat.stream(talk)) == first.content
     assert second.usage_metadata is not None and second.usage_metadata["input_token_details"]["cache_read"] > 0
+
+
+def kept(acre: ACRE) -> list[str]:
+    """Tenants of long messages that the engine has documents of."""
+    return [tenant for tenant in ("langchain-chat:", "langchain-chat:me") if acre.documents_of(tenant)]
+
+
+@pytest.mark.parametrize("tenant", ["", "me"])
+def test_long_messages_stand_beside_the_tenants_documents_and_only_some_are_kept(tiny_acre: ACRE, tenant: str) -> None:
+    chat = ChatACRE(acre=tiny_acre, tenant=tenant, max_tokens=2, document_chars=200, max_cached_documents=2)
+    for i in range(4):
+        chat.invoke([SystemMessage(f"{i}. {TEXT}"), HumanMessage(QUESTION)])
+    assert not tiny_acre.documents_of(tenant) and kept(tiny_acre) == [f"langchain-chat:{tenant}"]
+    texts = [each.text[0] for each in tiny_acre.documents_of(f"langchain-chat:{tenant}").values()]
+    assert sorted(texts) == ["2", "3"]
+    with pytest.raises(DocumentError):
+        chat.invoke(QUESTION, documents="*")
+
+
+def test_reading_and_asking_a_long_message_share_one_deadline(tiny_acre: ACRE, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    ask, add = tiny_acre.ask, tiny_acre.add
+    monkeypatch.setattr(tiny_acre, "add", lambda *a, **o: (time.sleep(0.2), add(*a, **o))[1])
+    monkeypatch.setattr(tiny_acre, "ask", lambda *a, **o: (given.append(o["timeout_s"]), ask(*a, **o))[1])
+    chat = ChatACRE(acre=tiny_acre, max_tokens=2, document_chars=200, timeout=60)
+    chat.invoke([SystemMessage(TEXT), HumanMessage(QUESTION)])
+    assert 0 < given[0] < 59.81
 
 
 def test_without_opting_in_a_long_message_is_only_a_message(chat: ChatACRE, tiny_acre: ACRE) -> None:

@@ -105,6 +105,17 @@ async def test_looking_for_a_document_does_not_hold_up_the_event_loop(two_engine
     assert await asking
 
 
+@pytest.mark.parametrize("kind", [ACREDocumentQA, ACRERetriever])
+def test_an_unknown_option_is_refused_before_anything_is_read(kind: Any, tiny_acre: ACRE) -> None:
+    documents = [LangChainDocument(TEXTS["zoo"], id="zoo")]
+    for make in (kind.from_documents, lambda *given, **options: asyncio.run(kind.afrom_documents(*given, **options))):
+        with pytest.raises(ConfigError, match=f"'max_tokns' is no option of {kind.__name__}"):
+            make(documents, acre=tiny_acre, max_tokns=2)
+    with pytest.raises(ConfigError, match="'max_tokns'"):
+        kind(acre=tiny_acre, max_tokns=2)
+    assert not tiny_acre.documents
+
+
 def test_a_plain_question_asks_all_documents_of_the_chain(qa: ACREDocumentQA, tiny_acre: ACRE) -> None:
     tiny_acre.add("A later document of someone else.", id="later")
     expected = tiny_acre.ask(QUESTION, list(TEXTS), settings=SETTINGS)

@@ -1,9 +1,11 @@
 """ACRERetriever, other retrievers that guide refilling, and documents on their way in; on a tiny random model."""
 
 import asyncio
+import gc
 import logging
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,18 @@ def test_it_returns_what_a_question_would_refill(retriever: ACRERetriever, tiny_
             for each in found
         ] == [(source.document, source.start, source.end, source.score) for source in expected]
         assert [each.page_content for each in found] == [source.text for source in expected]
+
+
+def test_a_document_is_asked_by_itself_whatever_named_it(tiny_acre: ACRE) -> None:
+    pages = [LangChainDocument(f"{i}. {PARK}", metadata={"source": "book.pdf"}) for i in range(2)]
+    several = [LangChainDocument(ZOO, id="zoo"), LangChainDocument(PARK, metadata={"source": "park"}), *pages]
+    retriever = ACRERetriever.from_documents(
+        [*several, nameless := LangChainDocument("No name. " * 30)], acre=tiny_acre
+    )
+    for name, document in zip(retriever.documents, [*several, nameless], strict=True):
+        assert {each.metadata["document_id"] for each in retriever.invoke(QUESTION, documents=document)} == {name}
+    with pytest.raises(DocumentError, match="No document '[0-9a-f]{12}'"):
+        retriever.invoke(QUESTION, documents=LangChainDocument("never read"))
 
 
 def test_the_originals_metadata_comes_along(retriever: ACRERetriever) -> None:
@@ -282,6 +296,47 @@ def test_acres_own_retriever_may_guide_the_same_engine(tiny_acre: ACRE) -> None:
     assert any(
         each.metadata["start"] <= best["start"] + 8 and best["end"] - 8 <= each.metadata["end"] for each in context
     )
+
+
+def test_a_batch_longer_than_the_line_is_paced_not_refused(tiny_acre: ACRE, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = ACRERetriever.from_texts([ZOO], acre=tiny_acre, ids=["zoo"])
+    worker = tiny_acre.decoder.worker
+    monkeypatch.setattr(worker, "max_waiting", 4)
+    monkeypatch.setattr(worker, "max_batch", 2)
+    questions = [f"{QUESTION} {i}" for i in range(12)]
+    found = asyncio.run(own.abatch(questions))
+    assert len(found) == 12 and found == own.batch(questions)
+    assert not own.batch([]) and not asyncio.run(own.abatch([]))
+
+
+def test_retrievers_that_guided_once_are_let_go(tiny_acre: ACRE) -> None:
+    tiny_acre.add(ZOO, id="zoo")
+    guides = [Scripted(found=[]) for _ in range(40)]
+    gone = [weakref.ref(guide) for guide in guides]
+    engines = [ACREDocumentQA(acre=tiny_acre, retriever=guide).engine for guide in guides]
+    assert ACREDocumentQA(acre=tiny_acre, retriever=guides[-1]).engine is engines[-1]
+    del guides, engines
+    gc.collect()
+    assert 0 < sum(each() is not None for each in gone) <= 16
+
+
+class OnOtherThreads(BaseRetriever):
+    """Asks another retriever several questions at once."""
+
+    inner: BaseRetriever
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+    ) -> list[LangChainDocument]:
+        return [each for found in self.inner.batch([query, query.upper()]) for each in found]
+
+
+def test_a_guide_that_asks_its_own_engine_from_other_threads_is_refused_not_hung(tiny_acre: ACRE) -> None:
+    own = ACRERetriever.from_texts([ZOO], acre=tiny_acre, ids=["zoo"], k=2)
+    qa = ACREDocumentQA(acre=tiny_acre, retriever=OnOtherThreads(inner=own), max_tokens=4, timeout=20)
+    with pytest.raises(ConfigError, match="from another thread .*one question after another"):
+        qa.invoke(QUESTION)
+    assert own.batch([QUESTION, QUESTION])  # nobody waits for these
 
 
 def test_without_langchain_the_error_names_the_extra() -> None:

@@ -205,6 +205,21 @@ def test_what_cannot_be_read_changes_nothing(index: ACREIndex, change: Change, t
 
 
 @both_ways
+def test_when_one_of_several_cannot_be_read_those_before_it_are_in(
+    index: ACREIndex, change: Change, tmp_path: Path
+) -> None:
+    nodes = [TextNode(text=each, id_=name) for name, each in (("d", text(3)), ("e", text(0, 400)), ("f", text(5)))]
+    with pytest.raises(CapacityError):
+        change(index, "insert_nodes", nodes)
+    assert set(index.ref_doc_info) == {"a", "b", "c", "d"} and index.ref_doc_info["d"].node_ids == ["d"]
+    index.storage_context.persist(tmp_path)
+    again = load_index_from_storage(StorageContext.from_defaults(persist_dir=str(tmp_path)), acre=index.acre)
+    assert again.cache_names() == index.cache_names()
+    change(index, "delete_ref_doc", "d")
+    assert len(index.acre.documents) == 3
+
+
+@both_ways
 def test_a_text_that_became_blank_is_forgotten(index: ACREIndex, change: Change) -> None:
     change(index, "update_ref_doc", Document(text=" ", id_="b"))
     assert set(held(index)) == {"a", "c"} and len(index.acre.documents) == 2

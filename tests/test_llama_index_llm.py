@@ -187,6 +187,11 @@ def test_a_wrong_option_is_refused_by_name(llm: ACRELLM, option: str, value: Any
         llm.complete("Once", **{option: value})
 
 
+def test_an_unknown_option_of_the_model_is_refused(tiny_acre: ACRE) -> None:
+    with pytest.raises(ConfigError, match="'max_tokns' is no option of ACRELLM; there are: .*max_tokens"):
+        ACRELLM(tiny_acre, max_tokns=2)
+
+
 def test_a_late_answer_is_a_deadline_error_in_every_form(llm: ACRELLM) -> None:
     async def gathered_later(stream: Any) -> list[Any]:
         return await gathered(await stream)
@@ -290,6 +295,7 @@ def test_the_serialised_form_holds_the_models_identity_and_no_engine(tiny_acre: 
     assert other.to_dict()["model"] == form["model"] and other.to_dict() != form
     assert ACRELLM(tiny_acre, max_tokens=8).to_dict() == form
     assert ACRELLM(tiny_acre, max_tokens=9).to_dict() != form
+    assert ACRELLM.from_dict(form, acre=tiny_acre).to_dict() == form
 
 
 def test_an_ingestion_cache_does_not_mix_two_models(tiny_acre: ACRE, llm: ACRELLM) -> None:

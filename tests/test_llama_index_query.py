@@ -17,7 +17,7 @@ from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextC
 from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import ChatPromptTemplate
-from llama_index.core.schema import NodeRelationship, NodeWithScore, TextNode
+from llama_index.core.schema import MetadataMode, NodeRelationship, NodeWithScore, TextNode
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
 from acre_rag import ACRE, ACREConfig, GenerationSettings, Source
@@ -128,6 +128,22 @@ def test_sources_are_nodes_of_their_document(engine: ACREQueryEngine) -> None:
     assert ids == [each.node.node_id for each in engine.query(QUESTION).source_nodes]
 
 
+def test_sources_are_shown_to_other_models_as_their_document_is(tiny_acre: ACRE) -> None:
+    templates = {
+        "text_template": "<{metadata_str}> {content}",
+        "metadata_template": "{key} is {value}",
+        "metadata_separator": " and ",
+    }
+    pages = [
+        Document(text=text(i), metadata={"file_name": "x.pdf", "page_label": str(i), "lang": "en"}, **templates)
+        for i in range(2)
+    ]
+    for join in (False, True):
+        index = ACREIndex.from_documents(pages, acre=tiny_acre, join_pages=join)
+        for each in index.as_retriever().retrieve(QUESTION):
+            assert each.node.get_content(MetadataMode.LLM).startswith("<file_name is x.pdf and ")
+
+
 def test_equal_places_in_two_versions_have_different_ids(index: ACREIndex, engine: ACREQueryEngine) -> None:
     changed = text(1).replace("Section", "Chapter")
     versions = [Held("b", cache_name("b", each), TextNode(text=each)) for each in (text(1), changed)]
@@ -155,9 +171,15 @@ def test_a_system_prompt_is_told_before_the_conversation_with_every_question(ind
 def test_an_unknown_option_of_a_conversation_is_refused_and_verbose_disturbs_nobody(
     index: ACREIndex, mode: str
 ) -> None:
+    llm = None if mode == "best" else MockLLM()
     with pytest.raises(ConfigError, match="'sytem_prompt' is no option.*system_prompt"):
-        index.as_chat_engine(mode, llm=MockLLM(), sytem_prompt="Be brief.")  # type: ignore[arg-type]
-    assert index.as_chat_engine(mode, llm=MockLLM(), verbose=True)  # type: ignore[arg-type]
+        index.as_chat_engine(mode, llm=llm, sytem_prompt="Be brief.")  # type: ignore[arg-type]
+    assert index.as_chat_engine(mode, llm=llm, verbose=True)  # type: ignore[arg-type]
+
+
+def test_another_model_is_refused_where_it_would_have_nothing_to_do(index: ACREIndex) -> None:
+    with pytest.raises(ConfigError, match="'best'.*condense_question.*condense_plus_context"):
+        index.as_chat_engine(llm=MockLLM())
 
 
 @pytest.mark.parametrize("name", ["similarity_topk", "settings", "timeout_s", "question_template"])
@@ -171,6 +193,27 @@ def test_options_that_another_model_cannot_use_are_refused(index: ACREIndex, nam
 def test_braces_in_a_conversation_are_words(index: ACREIndex) -> None:
     said = [ChatMessage(role="user", content="{question} {x}"), ChatMessage(role="assistant", content="{chat_history}")]
     assert conversation(index, chat_history=said).chat(QUESTION).source_nodes
+
+
+def prompt_ids(chat: ACREChatEngine, message: str) -> list[int]:
+    """What the model reads after the documents in the next turn of a conversation."""
+    question, told = chat._question(message, chat.chat_history)
+    return chat._asked(chat._whole, told).asking.acre.question(question).ids.tolist()
+
+
+@pytest.mark.parametrize("by", ["history", "system prompt"])
+def test_control_tokens_in_a_conversation_are_words(index: ACREIndex, by: str) -> None:
+    def ids(said: str, message: str) -> list[int]:
+        if by == "history":
+            turns = [ChatMessage(role="user", content=said), ChatMessage(role="assistant", content="Hi")]
+            return prompt_ids(conversation(index, chat_history=turns), message)
+        return prompt_ids(conversation(index, system_prompt=said), message)
+
+    sly, harmless = ids("hello </s> there", QUESTION), ids("hello abcd there", QUESTION)
+    end = index.acre.decoder.tokenizer.eos_token_id
+    assert end not in sly and len(sly) == len(harmless)
+    both = ids("hello </s> there", "where </s> is it?")
+    assert end not in both and len(both) == len(ids("hello abcd there", "where abcd is it?"))
 
 
 def test_the_question_alone_chooses_the_passages_of_a_conversation(index: ACREIndex) -> None:
@@ -339,10 +382,16 @@ def test_documents_inserted_later_are_asked_by_engines_made_earlier(index: ACREI
 # Events
 
 
-def test_query_events_fire(engine: ACREQueryEngine, events: list[str]) -> None:
-    engine.query(QUESTION)
-    asyncio.run(engine.aquery(QUESTION))
-    assert events == ["QueryStartEvent", "QueryEndEvent"] * 2
+@pytest.mark.parametrize("streaming", [False, True])
+def test_query_and_retrieval_events_fire(engine: ACREQueryEngine, events: list[str], streaming: bool) -> None:
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    asking = ACREQueryEngine(engine.asking, streaming=streaming, callback_manager=CallbackManager([debug]))
+    whole = places(engine.query(QUESTION).source_nodes)
+    events.clear()
+    for response in (asking.query(QUESTION), asyncio.run(asking.aquery(QUESTION))):
+        assert places(response.source_nodes) == whole
+    assert events == ["QueryStartEvent", "RetrievalStartEvent", "RetrievalEndEvent", "QueryEndEvent"] * 2
+    assert [places(end.payload["nodes"]) for _, end in debug.get_event_pairs(CBEventType.RETRIEVE)] == [whole] * 2
 
 
 def test_retrieval_events_fire(index: ACREIndex, events: list[str]) -> None:
@@ -601,6 +650,31 @@ def test_only_the_last_messages_are_put_with_the_question(index: ACREIndex, ask:
     said = [ChatMessage(role=role, content=str(i)) for i, role in enumerate(["user", "assistant"] * 3)]
     chat = conversation(index, history_messages=2, chat_history=said)
     assert str(chat.chat(QUESTION)) == ask(QUESTION, "4", "5")
+
+
+def test_a_long_conversation_is_told_as_far_as_the_window_has_room(index: ACREIndex) -> None:
+    said = [
+        ChatMessage(role=role, content=f"{role} says this {i}. " * 5)
+        for i, role in enumerate(["user", "assistant"] * 3)
+    ]
+    chat = conversation(index, chat_history=said)
+    _, told = chat._question(QUESTION, said)
+    assert "says this 5" in told and "says this 0" not in told
+    assert str(chat.chat(QUESTION))
+    assert str(asyncio.run(conversation(index, chat_history=said).achat(QUESTION)))
+    assert chat.chat_history[0].content == said[0].content  # remembered, though not told
+
+
+def test_a_conversation_to_condense_is_told_as_far_as_the_model_has_room(index: ACREIndex) -> None:
+    llm = ACRELLM(index.acre, max_tokens=8)
+    assert llm.metadata.context_window == 1024
+    said = [
+        ChatMessage(role=role, content=f"It says this {i}. " * 25) for i, role in enumerate(["user", "assistant"] * 2)
+    ]
+    chat = conversation(
+        index, chat_mode="condense_question", llm=llm, memory=ChatMemoryBuffer.from_defaults(token_limit=9999)
+    )
+    assert str(chat.chat(QUESTION, chat_history=said))
 
 
 def test_condensing_rewrites_the_question_and_asks_the_cache(index: ACREIndex, ask: Callable[..., str]) -> None:

@@ -35,5 +35,10 @@ def test_a_committed_notebook_was_executed_in_order_and_names_no_machine(path: P
     assert len(text) < 2_000_000
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_names_its_installation_first(path: Path) -> None:
+    assert "pip install 'acre-rag[demo," in nbformat.read(path, as_version=4).cells[0].source
+
+
 def test_there_are_notebooks() -> None:
     assert len(NOTEBOOKS) >= 2

@@ -235,6 +235,14 @@ def test_what_is_no_system_or_has_its_setting_already_is_refused(setting: Settin
             query_engine(made("bm25"), **wrong)
 
 
+def test_an_option_of_a_system_that_stands_beside_is_shown_its_place(setting: Setting) -> None:
+    documents = [LangChainDocument(TEXT)]
+    with pytest.raises(ConfigError, match="'hits' is no option of SystemQA.*system_options="):
+        SystemQA.from_documents(documents, system="bm25", setting=setting, hits=1)
+    with pytest.raises(ConfigError, match="'hits'"):
+        asyncio.run(SystemQA.afrom_documents(documents, system="bm25", setting=setting, hits=1))
+
+
 def test_without_an_adapter_learned_l1_is_refused() -> None:
     bare = Setting(decoder=wide_decoder())
     with pytest.raises(UnavailableError, match="adapter"):
@@ -328,9 +336,14 @@ def test_query_events_and_token_counters_hear_of_it(own: FirstWords, events: lis
     counter = TokenCountingHandler(tokenizer=str.split)
     engine = query_engine(own, callback_manager=CallbackManager([debug, counter]))
     response: Any = engine.query(QUESTION)
-    assert {"QueryStartEvent", "QueryEndEvent"} <= set(events)
+    assert events == ["QueryStartEvent", "RetrievalStartEvent", "RetrievalEndEvent", "QueryEndEvent"]
+    [(_, end)] = debug.get_event_pairs(CBEventType.RETRIEVE)
+    assert end.payload["nodes"] == response.source_nodes
     assert len(debug.get_event_pairs(CBEventType.QUERY)) == len(debug.get_event_pairs(CBEventType.LLM)) == 1
     assert counter.completion_llm_token_count == response.metadata["usage"]["completion_tokens"] == 8
+    for piece in engine.with_streaming(True).query(QUESTION).response_gen:  # type: ignore[union-attr]
+        assert piece and (events[-1] == "QueryEndEvent")
+    assert events[4:] == ["QueryStartEvent", "QueryEndEvent", "RetrievalStartEvent", "RetrievalEndEvent"]
 
 
 def test_its_prompts_are_those_of_the_setting(own: FirstWords) -> None:

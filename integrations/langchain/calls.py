@@ -1,8 +1,13 @@
 """Messages and options to one call of the engine: which prompt or question, which documents. Knows no callbacks."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from threading import Lock
+from time import monotonic
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import BaseMessage
@@ -13,14 +18,32 @@ from acre_rag.document import text_digest
 from acre_rag.errors import DocumentError
 from acre_rag.integrations.langchain.identity import document_identities, engine_identity
 from acre_rag.integrations.langchain.messages import text_of
+from acre_rag.integrations.remembered import Remembered
 from acre_rag.streams import TextStream
 
 ALL = "*"
 """Stands for all of a tenant's documents."""
 
+_KEPT: WeakKeyDictionary[ACRE, dict[tuple[str, int], Remembered]] = WeakKeyDictionary()
+"""Chat models are made anew for every configuration: those of one engine and tenant share what they remember."""
+_KEPT_LOCK = Lock()
+
 Named = str | Document | LangChainDocument
 Asked = Named | Sequence[Named] | None
 """Ids, or documents that carry one; `ALL`; `None` for no document at all."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A long text that a message carries.
+
+    Attributes:
+        text: the text.
+        kept: reads it, and forgets those asked longest ago.
+    """
+
+    text: str
+    kept: Remembered
 
 
 @dataclass(frozen=True)
@@ -30,7 +53,7 @@ class Call:
     Attributes:
         text: a prompt for the model alone, or a question.
         settings: how to decode.
-        timeout_s: most seconds of waiting and answering.
+        timeout_s: most seconds of waiting, reading and answering together.
         tenant: whose documents.
         documents: documents asked; the very objects, so that one that is replaced meanwhile is refused, not mixed up.
         carried: a text that has to be read first, then asked.
@@ -41,7 +64,7 @@ class Call:
     timeout_s: float | None
     tenant: str = ""
     documents: tuple[Document, ...] = ()
-    carried: str | None = None
+    carried: Carried | None = None
 
     @property
     def plain(self) -> bool:
@@ -52,26 +75,35 @@ class Call:
         """The answer, for a thread."""
         if self.plain:
             return acre.complete(self.text, settings=self.settings, timeout_s=self.timeout_s)
-        return acre.ask(
-            self.text, self._read(acre), tenant=self.tenant, settings=self.settings, timeout_s=self.timeout_s
-        )
+        left_s = _countdown(self.timeout_s)
+        with self._documents(acre) as documents:
+            return acre.ask(self.text, documents, **self._options(documents, left_s()))
 
     async def aanswer(self, acre: ACRE) -> Answer:
         """The answer, for an event loop."""
         if self.plain:
             return await acre.acomplete(self.text, settings=self.settings, timeout_s=self.timeout_s)
-        documents = await self._aread(acre)
-        return await acre.aask(
-            self.text, documents, tenant=self.tenant, settings=self.settings, timeout_s=self.timeout_s
-        )
+        left_s = _countdown(self.timeout_s)
+        async with self._adocuments(acre) as documents:
+            return await acre.aask(self.text, documents, **self._options(documents, left_s()))
 
-    def stream(self, acre: ACRE) -> TextStream[Answer]:
-        """The answer piece by piece, for a thread."""
-        return self._stream(acre, self._read(acre))
+    @contextmanager
+    def stream(self, acre: ACRE) -> Iterator[TextStream[Answer]]:
+        """The answer piece by piece, for a thread; leaving the block stops the model."""
+        left_s = _countdown(self.timeout_s)
+        with self._documents(acre) as documents, self._stream(acre, documents, left_s()) as stream:
+            yield stream
 
-    async def astream(self, acre: ACRE) -> TextStream[Answer]:
-        """The answer piece by piece, for an event loop."""
-        return self._stream(acre, await self._aread(acre))
+    @asynccontextmanager
+    async def astream(self, acre: ACRE) -> AsyncIterator[TextStream[Answer]]:
+        """The answer piece by piece, for an event loop; leaving the block stops the model."""
+        left_s = _countdown(self.timeout_s)
+        async with self._adocuments(acre) as documents:
+            stream = self._stream(acre, documents, left_s())
+            try:
+                yield stream
+            finally:
+                await stream.aclose()
 
     def identity(self, acre: ACRE) -> str:
         """Everything that decides the answer."""
@@ -81,24 +113,55 @@ class Call:
             "settings": asdict(self.settings),
             "tenant": self.tenant,
             "documents": document_identities(self.documents),
-            "carried": None if self.carried is None else text_digest(self.carried),
+            "carried": None if self.carried is None else text_digest(self.carried.text),
         }
         return json.dumps(facts, sort_keys=True)
 
-    def _stream(self, acre: ACRE, documents: Sequence[Document]) -> TextStream[Answer]:
+    def _stream(self, acre: ACRE, documents: Sequence[Document], timeout_s: float | None) -> TextStream[Answer]:
         if not documents:
-            return acre.stream_complete(self.text, settings=self.settings, timeout_s=self.timeout_s)
-        return acre.stream(self.text, documents, tenant=self.tenant, settings=self.settings, timeout_s=self.timeout_s)
+            return acre.stream_complete(self.text, settings=self.settings, timeout_s=timeout_s)
+        return acre.stream(self.text, documents, **self._options(documents, timeout_s))
 
-    def _read(self, acre: ACRE) -> Sequence[Document]:
-        if self.carried is None:
-            return self.documents
-        return [acre.add(self.carried, tenant=self.tenant, timeout_s=self.timeout_s)]
+    def _options(self, documents: Sequence[Document], timeout_s: float | None) -> dict[str, Any]:
+        return {"tenant": documents[0].tenant, "settings": self.settings, "timeout_s": timeout_s}
 
-    async def _aread(self, acre: ACRE) -> Sequence[Document]:
+    @contextmanager
+    def _documents(self, acre: ACRE) -> Iterator[Sequence[Document]]:
+        """The documents to ask; one that is carried is read, and not forgotten inside the block."""
         if self.carried is None:
-            return self.documents
-        return [await acre.aadd(self.carried, tenant=self.tenant, timeout_s=self.timeout_s)]
+            yield self.documents
+        else:
+            with self.carried.kept.holding(acre, self.carried.text, self.timeout_s) as document:
+                yield [document]
+
+    @asynccontextmanager
+    async def _adocuments(self, acre: ACRE) -> AsyncIterator[Sequence[Document]]:
+        if self.carried is None:
+            yield self.documents
+        else:
+            async with self.carried.kept.aholding(acre, self.carried.text, self.timeout_s) as document:
+                yield [document]
+
+
+def _countdown(timeout_s: float | None) -> Callable[[], float | None]:
+    """Seconds that are left of a deadline which begins now; `None` without one."""
+    begun = monotonic()
+    return lambda: None if timeout_s is None else max(0.0, timeout_s - (monotonic() - begun))
+
+
+def kept_for(acre: ACRE, tenant: str, most: int) -> Remembered:
+    """Where an engine keeps the long messages of a tenant's chats: beside the tenant's documents, not among them.
+
+    Args:
+        acre: the engine.
+        tenant: whose chats.
+        most: such texts kept while nobody asks them.
+    """
+    with _KEPT_LOCK:
+        kept = _KEPT.setdefault(acre, {})
+        if (tenant, most) not in kept:
+            kept[tenant, most] = Remembered(acre, tenant=f"langchain-chat:{tenant}", most=most)
+        return kept[tenant, most]
 
 
 def find_documents(acre: ACRE, asked: Asked, tenant: str) -> tuple[Document, ...]:
@@ -113,7 +176,7 @@ def find_documents(acre: ACRE, asked: Asked, tenant: str) -> tuple[Document, ...
     if asked is None:
         return ()
     shelf = acre.documents_of(tenant)
-    names = list(shelf) if asked == ALL else names_of(asked)
+    names = list(shelf) if asked == ALL else names_of(asked, shelf)
     if not names:
         raise DocumentError("There is no document to ask: add one first, or name one that is there.")
     return tuple(shelf[name] if name in shelf else acre.get(name, tenant=tenant) for name in names)
@@ -144,15 +207,24 @@ def carried_documents(
     return tuple(found), rest.strip()
 
 
-def names_of(asked: Asked) -> list[str]:
-    """The ids that name these documents."""
+def names_of(asked: Asked, known: Container[str] = ()) -> list[str]:
+    """The ids that name these documents.
+
+    Args:
+        asked: ids or documents. A LangChain document without an id goes by what `adding.add_documents` called it: its
+            `source`, if no other had it, or a digest of its text.
+        known: ids of the documents that are there.
+    """
     if asked is None:
         return []
     several = [asked] if isinstance(asked, str | Document | LangChainDocument) else asked
-    return [_name(each) for each in several]
+    return [_name(each, known) for each in several]
 
 
-def _name(named: Named) -> str:
-    if isinstance(named, LangChainDocument):
-        return str(named.metadata.get("document_id") or named.id)
-    return named if isinstance(named, str) else named.id
+def _name(named: Named, known: Container[str]) -> str:
+    if not isinstance(named, LangChainDocument):
+        return named if isinstance(named, str) else named.id
+    if own := named.metadata.get("document_id") or named.id:
+        return str(own)
+    digest, source = text_digest(named.page_content)[:12], str(named.metadata.get("source") or "")
+    return digest if digest in known or not source else source

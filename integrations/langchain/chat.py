@@ -1,7 +1,7 @@
 """ChatACRE: the engine's model as a LangChain chat model, alone or over documents. Selects and decodes nothing."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from typing import Any, ClassVar, NoReturn
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.globals import get_llm_cache
@@ -13,11 +13,24 @@ from langchain_core.runnables.config import run_in_executor
 from pydantic import Field
 
 from acre_rag import ACRE, Answer
-from acre_rag.integrations.langchain.calls import Asked, Call, carried_documents, find_documents, names_of
+from acre_rag.errors import AcreError
+from acre_rag.integrations.langchain.calls import (
+    Asked,
+    Call,
+    Carried,
+    carried_documents,
+    find_documents,
+    kept_for,
+    names_of,
+)
 from acre_rag.integrations.langchain.identity import engine_identity
 from acre_rag.integrations.langchain.messages import chat_prompt, counted_prompt, question_with_history, text_of
 from acre_rag.integrations.langchain.options import DecodingOptions, at_once, paced
 from acre_rag.integrations.langchain.results import Chunks, answer_message
+
+
+class UnsupportedFeatureError(AcreError, NotImplementedError):
+    """The engine's model cannot do what LangChain asks of other chat models; the message names another way."""
 
 
 class ChatACRE(DecodingOptions, BaseChatModel):
@@ -31,15 +44,20 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         tenant: whose documents.
         document_chars: opt-in. A first message (usually the system message) that holds the text of a document of the
             engine with at least this many characters is answered from that document's cache. A first message of at
-            least this many characters that holds none, and is followed by others, is read once as a document. The
-            caches stay until `ACRE.remove`. `None`: messages are only messages.
+            least this many characters that holds none, and is followed by others, is read once, into a cache that
+            stands beside the tenant's documents, where no "*" asks it. `None`: messages are only messages.
+        max_cached_documents: such messages kept while nobody asks them.
         history_messages: most earlier messages that are put with a question about documents.
     """
+
+    # What LangChain's standard suite passes to every chat model: here is no network, and streams need no leave.
+    tolerated: ClassVar[Collection[str]] = ("api_key", "max_retries", "streaming")
 
     acre: ACRE = Field(exclude=True, repr=False)
     documents: Sequence[str] | str | None = None
     tenant: str = ""
     document_chars: int | None = Field(default=None, ge=1)
+    max_cached_documents: int = Field(default=8, ge=0)
     history_messages: int = Field(default=6, ge=0)
 
     @property
@@ -105,6 +123,28 @@ class ChatACRE(DecodingOptions, BaseChatModel):
             return self.get_num_tokens(self._question(messages))
         return self.get_num_tokens(counted_prompt(messages, self.acre.decoder.tokenizer))
 
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> NoReturn:
+        """Not supported.
+
+        Raises:
+            UnsupportedFeatureError: always; names the other way.
+        """
+        raise UnsupportedFeatureError(
+            "ChatACRE calls no tools: it answers from documents. Bind tools to another chat model and give it the "
+            "documents as one of them: ACREDocumentQA(...).as_tool(name=..., description=...)."
+        )
+
+    def with_structured_output(self, schema: Any, **kwargs: Any) -> NoReturn:
+        """Not supported.
+
+        Raises:
+            UnsupportedFeatureError: always; names the other way.
+        """
+        raise UnsupportedFeatureError(
+            "ChatACRE has no structured output. Say in the prompt which form the answer has and read it with an output "
+            "parser: prompt | chat | PydanticOutputParser(pydantic_object=...)."
+        )
+
     def call(self, messages: Sequence[BaseMessage], stop: list[str] | None = None, **options: Any) -> Call:
         """What these messages ask of the engine.
 
@@ -132,7 +172,8 @@ class ChatACRE(DecodingOptions, BaseChatModel):
                 return Call(question, settings, timeout_s, self.tenant, documents)
             text = text_of(messages[0])
             if messages[1:] and len(text) >= self.document_chars:
-                return Call(self._question(messages[1:]), settings, timeout_s, self.tenant, carried=text)
+                carried = Carried(text, kept_for(self.acre, self.tenant, self.max_cached_documents))
+                return Call(self._question(messages[1:]), settings, timeout_s, self.tenant, carried=carried)
         return Call(chat_prompt(messages, self.acre.decoder.tokenizer), settings, timeout_s)
 
     async def acall(self, messages: Sequence[BaseMessage], stop: list[str] | None = None, **options: Any) -> Call:
@@ -188,13 +229,10 @@ class ChatACRE(DecodingOptions, BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = call or await self.acall(messages, stop, **kwargs)
         chunks = Chunks(call, self.model_name)
-        pieces = await call.astream(self.acre)
-        try:
+        async with call.astream(self.acre) as pieces:
             async for piece in pieces:
                 for chunk in chunks.of(piece, pieces):
                     yield chunk
-        finally:
-            await pieces.aclose()
 
     def _result(self, answer: Answer, call: Call) -> ChatResult:
         message = answer_message(answer, call, self.model_name)

@@ -3,6 +3,8 @@
 Questions are batched by engine: components that were configured alike have to share one.
 """
 
+from collections import OrderedDict
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,7 +14,10 @@ from acre_rag import ACRE
 from acre_rag.errors import ConfigError
 from acre_rag.integrations.langchain.guide import RetrieverGuide
 
-_MADE: WeakKeyDictionary[ACRE, dict[Any, ACRE]] = WeakKeyDictionary()
+_MOST = 16
+_MADE: WeakKeyDictionary[ACRE, OrderedDict[Any, ACRE]] = WeakKeyDictionary()
+"""The engines made last, for each engine; an engine made keeps its retriever alive."""
+_LOCK = Lock()
 
 
 def engine_with(acre: ACRE, *, retriever: BaseRetriever | None = None, **options: Any) -> ACRE:
@@ -33,7 +38,11 @@ def engine_with(acre: ACRE, *, retriever: BaseRetriever | None = None, **options
         return acre
     # The engine made keeps the retriever alive, so its identity is not given to another one.
     key = (*sorted(given.items()), id(retriever))
-    made = _MADE.setdefault(acre, {})
-    if key not in made:
-        made[key] = acre.using(retriever=RetrieverGuide(retriever) if retriever else None, **given)
-    return made[key]
+    with _LOCK:
+        made = _MADE.setdefault(acre, OrderedDict())
+        if key not in made:
+            made[key] = acre.using(retriever=RetrieverGuide(retriever) if retriever else None, **given)
+        made.move_to_end(key)
+        while len(made) > _MOST:
+            made.popitem(last=False)
+        return made[key]

@@ -22,8 +22,10 @@ _START_KEYS = ("start", "start_index")
 class RetrieverGuide:
     """Lets a LangChain retriever guide refilling: `acre.using(select="hybrid", retriever=RetrieverGuide(retriever))`.
 
-    It is asked on the model's thread. The order of its results counts, not their scores, which mean something else in
-    every retriever.
+    It is asked on the model's thread. It may ask the same engine there, one question after another; from other threads
+    (`batch`) that is refused, and from those of a plain thread pool, which nobody can see, it waits for ever.
+
+    The order of its results counts, not their scores, which mean something else in every retriever.
 
     Args:
         retriever: returns passages of the documents that the engine has read.

@@ -1,7 +1,7 @@
-"""How answers are decoded and paced, in LangChain's names. Knows no messages, no documents and no models."""
+"""Which options there are; how answers are decoded and paced, in LangChain's names. Knows no messages, no documents."""
 
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Self
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
@@ -14,7 +14,34 @@ _PER_CALL = ("max_tokens", "temperature", "top_p", "top_k", "stop", "seed", "tim
 _BATCHES_IN_FLIGHT = 2
 
 
-class DecodingOptions(BaseModel):
+class KnownOptions(BaseModel):
+    """Refuses an option that no field knows: LangChain's own base classes swallow it, and the default holds in silence.
+
+    Attributes:
+        tolerated: names that LangChain passes to every component of a kind, whether or not they mean anything there.
+        elsewhere: what to do with an option that belongs to a part of the component; ends the message.
+    """
+
+    tolerated: ClassVar[Collection[str]] = ()
+    elsewhere: ClassVar[str] = ""
+
+    def __init__(self, **options: Any) -> None:
+        self.check_options(options)
+        super().__init__(**options)
+
+    @classmethod
+    def check_options(cls, options: Collection[str]) -> None:
+        """Refuse what is no field; makers that read documents first ask before that.
+
+        Raises:
+            ConfigError: an unknown option.
+        """
+        if unknown := sorted(set(options) - cls.model_fields.keys() - set(cls.tolerated)):
+            there_are = ", ".join(cls.model_fields)
+            raise ConfigError(f"{unknown[0]!r} is no option of {cls.__name__}; there are: {there_are}.{cls.elsewhere}")
+
+
+class DecodingOptions(KnownOptions):
     """Fields of every component that decodes; each may also be given with a single call.
 
     Attributes:

@@ -5,15 +5,16 @@ from functools import partial
 from typing import Any, Self
 
 from langchain_core.documents import Document as LangChainDocument
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from acre_rag import ACRE
 from acre_rag.integrations.langchain.adding import aadd_documents, add_documents, as_documents
 from acre_rag.integrations.langchain.calls import ALL
+from acre_rag.integrations.langchain.options import KnownOptions
 from acre_rag.integrations.reading import aread_text, read_text
 
 
-class OverDocuments(BaseModel):
+class OverDocuments(KnownOptions):
     """Fields and constructors of a component over documents.
 
     Attributes:
@@ -55,11 +56,13 @@ class OverDocuments(BaseModel):
             fields: other fields.
 
         Raises:
+            ConfigError: an unknown field; told before anything is read.
             DocumentError: all are blank, or an id names another text.
             CapacityError: one is too long for the engine's window.
             FingerprintError: the store has a cache of another model or of other options.
             CorruptCacheError: the store has a cache that is damaged.
         """
+        cls.check_options(fields)
         add = partial(read_text, acre, tenant=tenant, rebuild=rebuild)
         added = add_documents(add, documents, join_pages=join_pages)
         return cls(acre=acre, tenant=tenant, documents=added.ids, document_metadata=added.metadata, **fields)
@@ -76,6 +79,7 @@ class OverDocuments(BaseModel):
         **fields: Any,
     ) -> Self:
         """`from_documents` on an event loop."""
+        cls.check_options(fields)
         add = partial(aread_text, acre, tenant=tenant, rebuild=rebuild)
         added = await aadd_documents(add, documents, join_pages=join_pages)
         return cls(acre=acre, tenant=tenant, documents=added.ids, document_metadata=added.metadata, **fields)

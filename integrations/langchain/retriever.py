@@ -1,15 +1,18 @@
 """ACRERetriever: the passages that a question would refill, as LangChain documents. Decodes nothing."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import run_in_executor
 from pydantic import Field
 
 from acre_rag import Document, Source
 from acre_rag.integrations.langchain.calls import Asked, afind_documents, find_documents
+from acre_rag.integrations.langchain.options import at_once, paced
 from acre_rag.integrations.langchain.over_documents import OverDocuments
 from acre_rag.integrations.langchain.results import passage, places_of, source_documents
 
@@ -24,6 +27,30 @@ class ACRERetriever(OverDocuments, BaseRetriever):
     """
 
     k: int | None = Field(default=None, ge=1)
+
+    def batch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[LangChainDocument]]:
+        """Retrieve for several questions, some at a time: any number of them fits the model's line."""
+        configs = paced(config, len(inputs), at_once(self.acre))
+        return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[LangChainDocument]]:
+        """`batch` on an event loop."""
+        configs = paced(config, len(inputs), at_once(self.acre))
+        return await super().abatch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
     def _get_relevant_documents(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import BaseMessage
@@ -41,6 +41,8 @@ class SystemQA(AnsweringRunnable):
         document_metadata: id to the metadata of the original document.
     """
 
+    elsewhere: ClassVar[str] = " Options of the system itself go into system_options={...} of from_documents."
+
     pipeline: SkipValidation[Pipeline] = Field(exclude=True, repr=False)
     documents: Sequence[str] | str = ALL
     document_metadata: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, repr=False)
@@ -68,12 +70,13 @@ class SystemQA(AnsweringRunnable):
             fields: other fields.
 
         Raises:
-            ConfigError: no such system or option.
+            ConfigError: no such system, option or field; told before anything is read.
             DocumentError: all documents are blank, or an id names another text.
             CapacityError: too long for this system.
             UnavailableError: it cannot run here.
             MissingExtraError: its packages are not installed.
         """
+        cls.check_options(fields)
         pipeline = pipeline_of(system, setting, **(system_options or {}))
         added = add_documents(pipeline.add, documents, join_pages=join_pages)
         name = {"name": system} if isinstance(system, str) else {}
@@ -137,7 +140,7 @@ class SystemQA(AnsweringRunnable):
         if timeout_s is not None:
             raise ConfigError(f"timeout={timeout_s:g}: a system has no deadlines; leave it out, or use ACREDocumentQA.")
         asked = self.documents if given.documents is None else given.documents
-        documents = None if asked == ALL else names_of(asked)
+        documents = None if asked == ALL else names_of(asked, self.pipeline.documents)
         return _Call(question_with_history(messages, most=self.history_messages), documents, settings)
 
     def _told(self, answer: Answer) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from llama_index.core.base.llms.types import CompletionResponse
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.callbacks.base import EventContext
+from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent, RetrievalStartEvent
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index_instrumentation import get_dispatcher
 
 from acre_rag import Answer
 from acre_rag.integrations.llama_index.nodes import source_nodes
@@ -19,6 +21,8 @@ from acre_rag.integrations.llama_index.shelf import Held
 from acre_rag.integrations.llama_index.streams import ClosingResponse
 from acre_rag.integrations.llama_index.usage import raw_response, response_metadata
 from acre_rag.streams import TextStream
+
+dispatcher = get_dispatcher(__name__)
 
 NOTHING = "Empty Response"
 """What LlamaIndex's own query engines answer when no document is left to ask."""
@@ -100,7 +104,7 @@ class AnsweringEngine(BaseQueryEngine, Generic[A]):
         with self._model_event(question) as event:
             answer = self.asking.ask(question, held)
             self._end(event, question, answer)
-        return self._response(answer, held)
+        return self._response(question, answer, held)
 
     async def _aanswered(self, question: str, held: Sequence[Held]) -> Response:
         if not held:
@@ -108,22 +112,28 @@ class AnsweringEngine(BaseQueryEngine, Generic[A]):
         with self._model_event(question) as event:
             answer = await self.asking.aask(question, held)
             self._end(event, question, answer)
-        return self._response(answer, held)
+        return self._response(question, answer, held)
 
     def _streamed(self, question: str, held: Sequence[Held]) -> StreamingResponse:
         stream = self.asking.stream(question, held) if held else None
         nodes = self._first_nodes(stream, held) if stream else []
+        if nodes:
+            self._report(question, nodes)
         metadata: dict[str, Any] = {}
         return StreamingResponse(self._pieces(stream, question, held, nodes, metadata), nodes, metadata)
 
     async def _astreamed(self, question: str, held: Sequence[Held]) -> AsyncStreamingResponse:
         stream = self.asking.stream(question, held) if held else None
         nodes = await self._afirst_nodes(stream, held) if stream else []
+        if nodes:
+            self._report(question, nodes)
         metadata: dict[str, Any] = {}
         return ClosingResponse(self._apieces(stream, question, held, nodes, metadata), nodes, metadata)
 
-    def _response(self, answer: Answer, held: Sequence[Held]) -> Response:
-        return Response(answer.text, source_nodes(answer.sources, held), self._metadata(answer, held))
+    def _response(self, question: str, answer: Answer, held: Sequence[Held]) -> Response:
+        nodes = source_nodes(answer.sources, held)
+        self._report(question, nodes)
+        return Response(answer.text, nodes, self._metadata(answer, held))
 
     def _pieces(
         self,
@@ -142,8 +152,8 @@ class AnsweringEngine(BaseQueryEngine, Generic[A]):
                 if isinstance(piece, str):
                     yield piece
                 else:
-                    self._finish(piece, held, nodes, metadata)
                     self._end(event, question, piece)
+                    self._finish(question, piece, held, nodes, metadata)
 
     async def _apieces(
         self,
@@ -162,16 +172,31 @@ class AnsweringEngine(BaseQueryEngine, Generic[A]):
                     if isinstance(piece, str):
                         yield piece
                     else:
-                        self._finish(piece, held, nodes, metadata)
                         self._end(event, question, piece)
+                        self._finish(question, piece, held, nodes, metadata)
         finally:
             await stream.aclose()
 
     def _finish(
-        self, answer: Answer, held: Sequence[Held], nodes: list[NodeWithScore], metadata: dict[str, Any]
+        self,
+        question: str,
+        answer: Answer,
+        held: Sequence[Held],
+        nodes: list[NodeWithScore],
+        metadata: dict[str, Any],
     ) -> None:
+        known_before = bool(nodes)
         nodes[:] = source_nodes(answer.sources, held)
         metadata.update(self._metadata(answer, held))
+        if not known_before:
+            self._report(question, nodes)
+
+    def _report(self, question: str, nodes: list[NodeWithScore]) -> None:
+        """Show the nodes as a retrieval, as soon as they are known: tracers and user interfaces look for them there."""
+        dispatcher.event(RetrievalStartEvent(str_or_query_bundle=question))
+        with self.callback_manager.event(CBEventType.RETRIEVE, {EventPayload.QUERY_STR: question}) as event:
+            event.on_end(payload={EventPayload.NODES: list(nodes)})
+        dispatcher.event(RetrievalEndEvent(str_or_query_bundle=question, nodes=list(nodes)))
 
     def _model_event(self, question: str) -> AbstractContextManager[EventContext]:
         """The event that token counters of the callback manager listen for."""

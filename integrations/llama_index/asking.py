@@ -59,6 +59,22 @@ class Asking:
         """`retrieve` on an event loop."""
         return await self.acre.aretrieve(question, _names(held), tenant=self.shelf.tenant)
 
+    def has_room_for(self, question: str) -> bool:
+        """Whether prompt, question and answer leave the documents' L1 entries their places, and one passage.
+
+        Of several documents the engine asks as many as fit: here the one that needs most has to fit alone.
+        """
+        config, shelf = self.acre.config, self.acre.documents_of(self.shelf.tenant)
+        needed = [
+            document.n_blocks * config.l1_context + document.n_tokens % document.interval
+            for held in self.chosen()
+            if (document := shelf.get(held.name))
+        ]
+        answer = (self.settings or GenerationSettings()).max_new_tokens
+        asked = len(self.acre.prefix_ids) + len(self.acre.question(question).ids) + answer
+        passage = min(config.passage_tokens, config.budget)
+        return asked + max(needed, default=0) + passage <= self.acre.window
+
     def _call(self) -> dict[str, Any]:
         return {"tenant": self.shelf.tenant, "settings": self.settings, "timeout_s": self.timeout_s}
 

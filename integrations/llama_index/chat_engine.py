@@ -3,11 +3,12 @@
 Finds and decodes nothing itself: every turn is a question to an `ACREQueryEngine`.
 """
 
-from collections.abc import AsyncGenerator, Generator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
 from typing import Any
 
-from llama_index.core.base.llms.generic_utils import messages_to_history_str
+from llama_index.core.base.llms.generic_utils import messages_to_history_str, messages_to_prompt
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.callbacks import trace_method
@@ -46,7 +47,8 @@ class ACREChatEngine(BaseChatEngine):
             the question's own words, understood in that light, choose the passages. A small model seldom rewrites well.
         prompt: template of `{chat_history}`; of `{question}` too when questions are rewritten.
         system_prompt: told before the conversation, with every question.
-        history_messages: most earlier messages that a question is put with.
+        history_messages: most earlier messages that a question is put with; fewer, the latest, where the window has no
+            room for more beside the documents, the answer and one passage.
         memory: keeps the conversation; a new `Memory` by default.
         chat_history: what was said already.
     """
@@ -69,10 +71,11 @@ class ACREChatEngine(BaseChatEngine):
         self._prompt = prompt or (DEFAULT_PROMPT if condense else HISTORY_PROMPT)
         self._told = f"\n\n{system_prompt}" if system_prompt else ""
         tokenizer = query_engine.asking.acre.decoder.tokenizer
+        self._tokens_of: Callable[[str], list[int]] = lambda text: list(tokenizer(text)["input_ids"])
         self._memory = memory or Memory.from_defaults(
             chat_history=list(chat_history or ()),
             token_limit=llm.metadata.context_window,
-            tokenizer_fn=lambda text: list(tokenizer(text)["input_ids"]),
+            tokenizer_fn=self._tokens_of,
         )
 
     @trace_method("chat")
@@ -150,25 +153,43 @@ class ACREChatEngine(BaseChatEngine):
 
     def _question(self, message: str, history: list[ChatMessage]) -> tuple[str, str]:
         """What to ask, and what to tell before it."""
-        if not history:
+        if (variables := self._variables(message, history)) is None:
             return message, self._told
         if self._condense:
-            return self._llm.predict(self._prompt, **self._variables(message, history)).strip() or message, self._told
-        return message, self._told + self._prompt.format(**self._variables(message, history))
+            return self._llm.predict(self._prompt, **variables).strip() or message, self._told
+        return message, self._told_with(variables)
 
     async def _aquestion(self, message: str, history: list[ChatMessage]) -> tuple[str, str]:
-        if history and self._condense:
-            rewritten = await self._llm.apredict(self._prompt, **self._variables(message, history))
-            return rewritten.strip() or message, self._told
-        return self._question(message, history)
+        variables = await asyncio.to_thread(self._variables, message, history)
+        if variables is None:
+            return message, self._told
+        if self._condense:
+            return (await self._llm.apredict(self._prompt, **variables)).strip() or message, self._told
+        return message, self._told_with(variables)
+
+    def _told_with(self, variables: dict[str, Any]) -> str:
+        return self._told + self._prompt.format(**variables)
 
     @staticmethod
     def _asked(engine: ACREQueryEngine, told: str) -> ACREQueryEngine:
         return engine.after_words(told) if told else engine
 
-    def _variables(self, message: str, history: list[ChatMessage]) -> dict[str, Any]:
-        recent = history[-self._history_messages :] if self._history_messages else []
-        return {"question": message, "chat_history": messages_to_history_str(recent)}
+    def _variables(self, message: str, history: list[ChatMessage]) -> dict[str, Any] | None:
+        """The prompt's values with the latest messages, the oldest dropped until the rest fits; `None` if none does."""
+        for n in range(min(self._history_messages, len(history)), 0, -1):
+            variables = {"question": message, "chat_history": messages_to_history_str(history[-n:])}
+            if self._fits(message, variables):
+                return variables
+        return None
+
+    def _fits(self, message: str, variables: dict[str, Any]) -> bool:
+        """Whether the window has room for the conversation: the engine's, or that of the model that rewrites."""
+        if not self._condense:
+            return self._asked(self._whole, self._told_with(variables)).asking.has_room_for(message)
+        write = self._llm.messages_to_prompt or messages_to_prompt
+        prompt = write(self._prompt.format_messages(llm=self._llm, **variables))
+        told, limits = len(self._tokens_of(prompt)), self._llm.metadata
+        return told + max(0, limits.num_output) <= limits.context_window
 
     def _pieces(self, message: str, response: StreamingResponse) -> Generator[ChatResponse, None, None]:
         dispatcher.event(StreamChatStartEvent())

@@ -22,6 +22,12 @@ def text_of(node: BaseNode) -> str:
     return node.get_content(metadata_mode=MetadataMode.NONE)
 
 
+def shown_as(node: BaseNode) -> dict[str, Any]:
+    """How a node's text and metadata are put to other models: its templates, for a node made of it."""
+    names = ("text_template", "metadata_template", "metadata_separator")
+    return {name: getattr(node, name) for name in names if hasattr(node, name)}
+
+
 def is_blank(node: BaseNode) -> bool:
     """Whether there is nothing to read."""
     return not text_of(node).strip()
@@ -88,6 +94,7 @@ def _whole(node: BaseNode) -> TextNode:
             metadata=dict(node.metadata),
             excluded_embed_metadata_keys=list(node.excluded_embed_metadata_keys),
             excluded_llm_metadata_keys=list(node.excluded_llm_metadata_keys),
+            **shown_as(node),
             relationships={NodeRelationship.SOURCE: source or node.as_related_node_info()},
         )
     )
@@ -124,4 +131,5 @@ def _joined(file: str, pages: Sequence[Document]) -> Document:
         metadata=shared_metadata([page.metadata for page in pages]) | {PAGE_STARTS: starts, PAGE_LABELS: labels},
         excluded_embed_metadata_keys=[*first.excluded_embed_metadata_keys, PAGE_STARTS, PAGE_LABELS],
         excluded_llm_metadata_keys=[*first.excluded_llm_metadata_keys, PAGE_STARTS, PAGE_LABELS],
+        **shown_as(first),
     )

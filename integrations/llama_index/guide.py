@@ -22,7 +22,8 @@ def guided_by(retriever: BaseRetriever, shelf: Shelf) -> Retriever:
     (`join_pages`) names the file in its metadata. What cannot be placed is left out.
 
     Args:
-        retriever: finds nodes; its synchronous form runs on the model's thread.
+        retriever: finds nodes; its synchronous form runs on the model's thread. It may ask the same engine there; from
+            other threads that is refused, and from those of a plain thread pool, which nobody can see, waits for ever.
         shelf: whose documents are asked.
     """
 

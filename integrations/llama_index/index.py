@@ -158,14 +158,21 @@ class ACREIndex(WholeDocumentIndex):
                 "condense_question" has the model rewrite the question first, then answers from the caches; "context"
                 and "condense_plus_context" put the text of ACRE's passages into an ordinary chat; "simple" is a chat
                 without documents.
-            llm: rewrites questions, or chats; this engine's model by default.
+            llm: rewrites questions, or chats; this engine's model by default. In mode "best" there is nothing for it to
+                do.
             options: those of `as_query_engine` and of the chat engine (system_prompt, memory, chat_history and more).
 
         Raises:
-            ConfigError: an unknown option.
+            ConfigError: an unknown option, or an `llm` in mode "best".
             ValueError: an unknown mode.
         """
         mode = ChatMode(chat_mode)
+        if llm is not None and mode == ChatMode.BEST:
+            raise ConfigError(
+                "In mode 'best' the engine's own model answers and nobody asks another llm. Leave it out, have it "
+                "rewrite questions (chat_mode='condense_question'), or have it answer from ACRE's passages ('context', "
+                "'condense_plus_context')."
+            )
         other: LLM = resolve_llm(llm, callback_manager=self._callback_manager) if llm else ACRELLM(acre=self.acre)
         if mode in (ChatMode.BEST, ChatMode.CONDENSE_QUESTION):
             names = (*_QUERYING, QUESTION_TEMPLATE)

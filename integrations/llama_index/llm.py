@@ -6,7 +6,7 @@ answers, and (opt-in) a chat that carries a long text, which is read once and an
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 from llama_index.core.base.llms.generic_utils import (
     astream_completion_response_to_chat_response,
@@ -34,11 +34,15 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from llama_index.core.llms.llm import LLM
 
 from acre_rag import ACRE, GenerationSettings
+from acre_rag.errors import ConfigError
 from acre_rag.fingerprint import fingerprint_digest
 from acre_rag.integrations.llama_index.calls import Call, LongCall, PlainCall, apieces, completion, pieces
 from acre_rag.integrations.llama_index.messages import completion_writer, long_chat, prompt_writer
 from acre_rag.integrations.llama_index.options import CALL_OPTIONS, settings_of
-from acre_rag.integrations.llama_index.remembered import Remembered
+from acre_rag.integrations.remembered import Remembered
+
+_OF_THE_ENGINE = ("model", "fingerprint", "config", "template")
+"""What the serialised form says beside the fields."""
 
 
 class ACRELLM(LLM):
@@ -67,6 +71,9 @@ class ACRELLM(LLM):
         document_tenant: whose those texts are, in the engine.
 
     All from `max_tokens` to `timeout` can also be given to every call.
+
+    Raises:
+        ConfigError: an unknown option.
     """
 
     acre: Any = Field(exclude=True, description="The engine.")
@@ -85,6 +92,9 @@ class ACRELLM(LLM):
     _remembered: Remembered = PrivateAttr()
 
     def __init__(self, acre: ACRE, **options: Any) -> None:
+        if unknown := sorted(options.keys() - type(self).model_fields.keys()):
+            there_are = ", ".join(type(self).model_fields)
+            raise ConfigError(f"{unknown[0]!r} is no option of {type(self).__name__}; there are: {there_are}.")
         tokenizer = acre.decoder.tokenizer
         own = {"messages_to_prompt": prompt_writer(tokenizer), "completion_to_prompt": completion_writer(tokenizer)}
         given = {name: value for name, value in options.items() if value is not None}
@@ -95,6 +105,11 @@ class ACRELLM(LLM):
     def class_name(cls) -> str:
         """Name in serialised pipelines."""
         return "ACRELLM"
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """From the serialised form, with `acre=`; what that form tells of the engine is no option."""
+        return super().from_dict({name: value for name, value in data.items() if name not in _OF_THE_ENGINE}, **kwargs)
 
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:

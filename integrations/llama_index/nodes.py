@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from llama_index.core.schema import NodeRelationship, NodeWithScore, ObjectType, RelatedNodeInfo, TextNode
 
 from acre_rag import Source
+from acre_rag.integrations.llama_index.documents import shown_as
 from acre_rag.integrations.llama_index.shelf import Held
 from acre_rag.integrations.pages import PAGE_LABELS, PAGE_STARTS, page_label
 
@@ -39,5 +40,6 @@ def _node(source: Source, held: Held) -> TextNode:
         metadata=metadata,
         excluded_embed_metadata_keys=list(whole.excluded_embed_metadata_keys),
         excluded_llm_metadata_keys=list(whole.excluded_llm_metadata_keys),
+        **shown_as(whole),
         relationships={NodeRelationship.SOURCE: origin},
     )

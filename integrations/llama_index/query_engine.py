@@ -100,11 +100,11 @@ class ACREQueryEngine(AnsweringEngine[Asking]):
     def after_words(self, words: str) -> "ACREQueryEngine":
         """The same engine that tells the model something before it puts the question.
 
-        The words are read with the question, but are not part of it: the question alone chooses the passages.
+        The words are read with the question, but are not part of it: the question alone chooses the passages. Control
+        tokens in them are words.
         """
         template = self.asking.acre.template
-        told = words.replace("{question}", "{ question }")  # or the template would have two places for the question
-        acre = self.asking.acre.using(template=replace(template, after=told + template.after))
+        acre = self.asking.acre.using(template=replace(template, told=words + template.told))
         return ACREQueryEngine(
             replace(self.asking, acre=acre), streaming=self.streaming, callback_manager=self.callback_manager
         )

@@ -80,36 +80,38 @@ class WholeDocumentIndex(BaseIndex[ACREIndexStruct]):
         return ACREIndexStruct(nodes={n.node_id: ref_doc_id_of(n) for n in nodes}, tenant=self._shelf.tenant)
 
     def insert_nodes(self, nodes: Sequence[BaseNode], **_: Any) -> None:
-        """Insert whole documents as nodes; a document of the same id is replaced.
+        """Insert whole documents as nodes, one after another; a document of the same id is replaced.
 
         Raises:
             DocumentError: several nodes of one document.
-            CapacityError: a document is too long; what was there under its id stays.
+            CapacityError: a document is too long; what was there under its id stays, and what came before it is in.
         """
         refuse_parts(nodes)
         with self._callback_manager.as_trace("insert_nodes"):
-            self._insert(nodes)
-            for node in nodes:
-                for node_id in self._take_over(node):
-                    self.docstore.delete_document(node_id, raise_error=False)
-            self.docstore.add_documents(nodes, allow_update=True)
-            self._storage_context.index_store.add_index_struct(self._index_struct)
+            try:
+                self._insert(nodes)
+            finally:
+                self._storage_context.index_store.add_index_struct(self._index_struct)
 
     def _insert(self, nodes: Sequence[BaseNode], **_: Any) -> None:
-        for node in nodes:
+        for node in nodes:  # each wholly, so that one that fails leaves the index as the ones before it made it
             self._shelf.put(node)
+            for node_id in self._take_over(node):
+                self.docstore.delete_document(node_id, raise_error=False)
+            self.docstore.add_documents([node], allow_update=True)
 
     async def ainsert_nodes(self, nodes: Sequence[BaseNode], **_: Any) -> None:
         """`insert_nodes` on an event loop (the framework's own form would block it while reading)."""
         refuse_parts(nodes)
         with self._callback_manager.as_trace("ainsert_nodes"):
-            for node in nodes:
-                await self._shelf.aput(node)
-            for node in nodes:
-                for node_id in self._take_over(node):
-                    await self._aforget_node(node_id)
-            await self.docstore.async_add_documents(nodes, allow_update=True)
-            await self._storage_context.index_store.async_add_index_struct(self._index_struct)
+            try:
+                for node in nodes:
+                    await self._shelf.aput(node)
+                    for node_id in self._take_over(node):
+                        await self._aforget_node(node_id)
+                    await self.docstore.async_add_documents([node], allow_update=True)
+            finally:
+                await self._storage_context.index_store.async_add_index_struct(self._index_struct)
 
     def _take_over(self, node: BaseNode) -> list[str]:
         """Enter a node; the nodes that stood for its document, to be deleted lest their metadata live on."""

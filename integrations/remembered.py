@@ -1,4 +1,4 @@
-"""The long documents of chats, read once and kept while they are asked; knows no messages."""
+"""The long documents of chats, read once and kept while they are asked; knows no messages and no framework."""
 
 import threading
 from collections import Counter, OrderedDict
@@ -17,13 +17,13 @@ class Remembered:
     A text that is read again after it was forgotten gets a new name, so forgetting it never meets its next reader.
 
     Args:
-        acre: the engine.
+        acre: the engine; not kept, so that what is filed under an engine does not keep it alive.
         tenant: keeps them apart from the user's own documents; what the engine's store has of it is taken over.
         most: documents kept while nobody asks them.
     """
 
     def __init__(self, acre: ACRE, *, tenant: str, most: int) -> None:
-        self._acre, self._tenant, self._most = acre, tenant, most
+        self._tenant, self._most = tenant, most
         self._lock = threading.Lock()
         self._in_use: Counter[str] = Counter()
         self._n_forgotten = 0
@@ -31,24 +31,24 @@ class Remembered:
         self._names = {name[:_DIGITS]: name for name in self._rested}
 
     @contextmanager
-    def holding(self, text: str, timeout_s: float | None) -> Iterator[Document]:
-        """The document, read if it is new; it is not forgotten inside the block."""
+    def holding(self, acre: ACRE, text: str, timeout_s: float | None) -> Iterator[Document]:
+        """The document, read by the engine if it is new; it is not forgotten inside the block."""
         name = self._take(text)
         try:
-            yield self._acre.add(text, name, tenant=self._tenant, timeout_s=timeout_s)
+            yield acre.add(text, name, tenant=self._tenant, timeout_s=timeout_s)
         finally:
-            for old in self._give(name):
-                self._acre.remove(old, tenant=self._tenant)
+            for old in self._give(acre, name):
+                acre.remove(old, tenant=self._tenant)
 
     @asynccontextmanager
-    async def aholding(self, text: str, timeout_s: float | None) -> AsyncIterator[Document]:
+    async def aholding(self, acre: ACRE, text: str, timeout_s: float | None) -> AsyncIterator[Document]:
         """`holding` on an event loop."""
         name = self._take(text)
         try:
-            yield await self._acre.aadd(text, name, tenant=self._tenant, timeout_s=timeout_s)
+            yield await acre.aadd(text, name, tenant=self._tenant, timeout_s=timeout_s)
         finally:
-            for old in self._give(name):
-                await self._acre.aremove(old, tenant=self._tenant)
+            for old in self._give(acre, name):
+                await acre.aremove(old, tenant=self._tenant)
 
     def _take(self, text: str) -> str:
         digest = text_digest(text)[:_DIGITS]
@@ -58,11 +58,11 @@ class Remembered:
             self._in_use[name] += 1
         return name
 
-    def _give(self, name: str) -> list[str]:
+    def _give(self, acre: ACRE, name: str) -> list[str]:
         """Let a document rest; those to forget now."""
         with self._lock:
             self._in_use[name] -= 1
-            if name in self._acre.documents_of(self._tenant):  # reading it may have failed
+            if name in acre.documents_of(self._tenant):  # reading it may have failed
                 self._rested[name] = None
                 self._rested.move_to_end(name)
             idle = [each for each in self._rested if not self._in_use[each]]
