@@ -88,7 +88,7 @@ class Finch(Pressed):
         return cache
 
     def _pressed(self, cache: Cache, question_ids: Tensor, *, kept: int) -> Cache:
-        """A copy of `cache` that read `question_ids` `[T]`: the `kept` slots of each head they attend to, and theirs."""
+        """A copy of `cache` that read `question_ids` `[T]`: per head the `kept` slots they attend to, and theirs."""
         press = load_kvpress().FinchPress()
         press.window_size = len(question_ids)
         return pressed_by(press, self.decoder, cache, question_ids, keep=kept + len(question_ids))
