@@ -46,8 +46,8 @@ MAKERS = {
     "bm25": lambda: PlainRAG(_setting(), BM25Search(), **SMALL),
     "rq-rag": lambda: RQRAG(_setting(), BM25Search(), **SMALL),
     "rq-rag-tree": lambda: RQRAG(_setting(), BM25Search(), tree=True, **SMALL),
-    "memorag": lambda: MemoRAG(_setting(), BM25Search(), ACREMemory(_setting()), **SMALL),
-    "memorag-gists": lambda: MemoRAG(_setting(), BM25Search(), GistMemory(_setting(), gist_tokens=8), **SMALL),
+    "memorag": lambda: MemoRAG(_setting(), BM25Search(), GistMemory(_setting(), gist_tokens=8), **SMALL),
+    "memorag-acre": lambda: MemoRAG(_setting(), BM25Search(), ACREMemory(_setting()), **SMALL),
     "memorag-full": lambda: MemoRAG(_setting(), BM25Search(), FullMemory(_setting()), **SMALL),
     "rq-rag-checkpoint": lambda: RQCheckpoint(Setting(decoder=special_decoder()), BM25Search(), depth=1, **SMALL),
 }
@@ -330,8 +330,39 @@ def test_released_weights_are_learned_l1(tmp_path: Path) -> None:
     save_adapter(parameters, tmp_path / "memory.safetensors", decoder=decoder, intervals=(8, 128))
     memory = released_memory(_setting(), tmp_path / "memory.safetensors")
     pooled = ACREMemory(_setting())
+    assert (memory.about, pooled.about) == ("ACRE's compact layer", "ACRE's compact layer, untrained")
     learned, plain = (each.read(ROOMS, lambda *_: None).cache.l1.keys for each in (memory, pooled))
     assert learned.shape == plain.shape and not torch.allclose(learned, plain)
+
+
+def test_each_memorag_says_which_memory_it_has() -> None:
+    titles = {system.name: system.title for system in RETRIEVAL_SYSTEMS}
+    said = {
+        name: (titles[name], make_system(name, _setting(embedder="minilm")).facts["memory"])
+        for name in ("memorag", "memorag-full", "memorag-acre")
+    }
+    assert said == {
+        "memorag": ("MemoRAG (gists memory)", "gists of at most 16 stretches"),
+        "memorag-full": ("MemoRAG (full cache memory)", "the model's cache of the document"),
+        "memorag-acre": ("MemoRAG (untrained ACRE memory)", "ACRE's compact layer, untrained"),
+    }
+
+
+def test_a_memory_that_cannot_be_forgotten_stays_to_be_removed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    system: Any = MAKERS["memorag-acre"]()
+    system.add(ZOO, id="zoo")
+    engine = system.memory._engines[0]
+
+    def busy(_memory: Any) -> None:
+        raise RuntimeError("busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "remove", busy)
+        with pytest.raises(RuntimeError, match="busy"):
+            system.remove("zoo")
+    assert list(system.documents) == ["zoo"] and len(engine.documents) == 1
+    system.remove("zoo")
+    assert not system.documents and not engine.documents
 
 
 def test_options_that_mean_nothing_are_refused() -> None:
@@ -349,7 +380,7 @@ def test_options_that_mean_nothing_are_refused() -> None:
 def test_every_row_names_what_it_is() -> None:
     for system in RETRIEVAL_SYSTEMS:
         assert system.family == "retrieval" and system.about and system.title
-    for name in ("bm25", "rag", "rq-rag", "rq-rag-tree", "memorag", "memorag-gists", "memorag-full"):
+    for name in ("bm25", "rag", "rq-rag", "rq-rag-tree", "memorag", "memorag-acre", "memorag-full"):
         assert make_system(name, _setting(embedder="minilm")).facts["retriever"] in {"BM25", "dense"}
 
 

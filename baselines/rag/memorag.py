@@ -95,10 +95,9 @@ class MemoRAG(Baseline[Remembered]):
         Raises:
             DocumentError: there is none of that name.
         """
-        held = self.documents.get(document)
+        [held] = self._find(document)
+        self.memory.forget(held.state.memory)  # first: where that fails, the document is there to be removed again
         super().remove(document)
-        if held is not None:
-            self.memory.forget(held.state.memory)
 
     def _recall(self, ready: Sequence[Ready], call: Call) -> Recalled:
         """What one document's memory says: all tasks as one batch."""
@@ -129,7 +128,7 @@ def _hint(recollections: Sequence[Recalled]) -> str:
 def make_memorag(
     setting: Setting,
     *,
-    memory: MemoryKind = "acre",
+    memory: MemoryKind = "gists",
     fusion: Fusion = "dense",
     memory_options: dict[str, Any] | None = None,
     **options: Any,
@@ -138,7 +137,7 @@ def make_memorag(
 
     Args:
         setting: model, template, window, embedding model; the adapter for `memory="released"`.
-        memory: "acre", "gists", "full" or "released"; see `make_memory`.
+        memory: "gists", "full", "acre" or "released"; see `make_memory`.
         fusion: see `dense_search`.
         memory_options: options of the memory ("gists": `most`, `stretch_tokens`, `gist_tokens`).
         options: `hits`, `chunk_tokens`, `draft`.
