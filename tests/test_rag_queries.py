@@ -32,6 +32,10 @@ UGLY = {
     "J. K. Rowling was born in which town?": ["J. K. Rowling was born in which town?"],
     "a. Who is Dinah?\nb. Where is she?": ["Who is Dinah?", "Where is she?"],
     "Answer the call of duty": ["Answer the call of duty"],
+    "Question-answering systems need what?": ["Question-answering systems need what?"],
+    "Answer-sheet: where is it kept?": ["Answer-sheet: where is it kept?"],
+    "Question - Who is Dinah?\nClue – Dinah is a cat": ["Who is Dinah?", "Dinah is a cat"],
+    "以下是问题：\n1. 猫叫什么名字？它住在哪里？ 谁养它？": ["猫叫什么名字？", "它住在哪里？", "谁养它？"],
     "": [],
     "\n \n": [],
     "...\n---\n**": [],
@@ -46,6 +50,13 @@ def test_ugly_lists_are_read(text: str) -> None:
 def test_a_list_is_cut_and_short_entries_can_be_left_out() -> None:
     assert listed("one\ntwo\nthree", most=2) == ["one", "two"]
     assert listed("the cat\nthe cat is called Dinah", most=3, least_words=4) == ["the cat is called Dinah"]
+
+
+def test_characters_without_spaces_are_words() -> None:
+    said = recalled("猫住在旧磨坊里。\n猫！", "แมวอาศัยอยู่ที่ไหน", "")
+    assert said.clues == ("猫住在旧磨坊里。",) and said.questions == ("แมวอาศัยอยู่ที่ไหน",)
+    assert listed("the 猫 cat", most=1, least_words=3) == ["the 猫 cat"]
+    assert listed("the 猫？", most=1, least_words=3) == []
 
 
 @given(st.text(st.sampled_from('ab 12.?:*-•"()\nQuestion'), max_size=200), st.integers(1, 4), st.integers(1, 4))
