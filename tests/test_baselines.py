@@ -88,7 +88,7 @@ def test_text_read_anew_equals_the_whole_prompt_at_once(tiny: Decoder, echo: Ech
     whole = echo.prompt.prefix + TEXT + echo.prompt.ask("Where?")[0]
     [expected] = decode(tiny, [nothing(tiny)], [token_ids(tiny, whole)], SHORT)
     assert (said.generated.text, said.left_out) == (expected.text, 0)
-    assert say(tiny, whole, Call(SHORT)).text == expected.text
+    assert say(tiny, token_ids(tiny, whole), Call(SHORT)).text == expected.text
 
 
 def test_a_long_text_loses_its_middle_and_says_how_much(tiny: Decoder, echo: Echo) -> None:

@@ -39,11 +39,11 @@ def make_beacon_checkpoint(setting: Setting, *, adapter: str | None = None, **op
         AdapterError: it belongs to another model, or is damaged.
     """
     named = adapter or setting.adapter
-    if not named:
+    if not named or not _holds_beacons(Path(named)):
         given = f"{named} holds none" if named else "no adapter was named"
         raise UnavailableError(
-            f"beacon-checkpoint needs a checkpoint with the tensors of Activation Beacon (beacon_q_proj, ...), but {given}. "
-            "Name one with --adapter, or ask for the system beacon, which takes adapters of acre train."
+            f"beacon-checkpoint needs a checkpoint with the tensors of Activation Beacon (beacon_q_proj, ...), but "
+            f"{given}. Name one with --adapter, or ask for the system beacon, which takes adapters of acre train."
         )
     return make_acre(setting, learned=True, adapter=named, **options)
 
