@@ -436,7 +436,13 @@ def test_options_that_mean_nothing_are_refused() -> None:
         ("rq-rag", {"mode": "forest"}, "mode='forest'"),
         ("rq-rag", {"mode": "tree", "choose": "dice"}, "choose='dice'"),
         ("memorag", {"memory": "elephant"}, "memory='elephant'"),
-        ("memorag", {"memory": "full", "memory_options": {"most": 3}}, "no options, got most"),
+        (
+            "memorag",
+            {"memory": "full", "memory_options": {"most": 3}},
+            "memory='full' has no option 'most'. It has: none",
+        ),
+        ("memorag", {"memory_options": {"least": 3}}, "memory='gists' has no option 'least'. It has: most, stretch"),
+        ("rq-rag", {"depth": 3}, "depth=3 means nothing with mode='union'"),
         ("rag", {"fusion": "nuclear"}, "fusion='nuclear'"),
     ]:
         with pytest.raises(ConfigError, match=match):

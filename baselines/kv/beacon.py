@@ -21,14 +21,14 @@ def make_beacon_form(setting: Setting, *, adapter: str | None = None, **options:
     Args:
         setting: model, template, window, adapter.
         adapter: another adapter than the setting's.
-        options: fields of `ACREConfig`.
+        options: of `make_acre`, learned L1 among them.
 
     Raises:
         UnavailableError: no adapter fits this model, or it is a checkpoint of beacons.
     """
     if (named := adapter or setting.adapter) and _holds_beacons(Path(named)):
         raise UnavailableError(f"{named} is a checkpoint of beacons: ask for the system beacon-checkpoint.")
-    return make_acre(setting, learned=True, adapter=named, **options)
+    return make_acre(setting, adapter=named, **options)
 
 
 def make_beacon_checkpoint(setting: Setting, *, adapter: str | None = None, **options: Any) -> ACRE:
@@ -45,7 +45,7 @@ def make_beacon_checkpoint(setting: Setting, *, adapter: str | None = None, **op
             f"beacon-checkpoint needs a checkpoint with the tensors of Activation Beacon (beacon_q_proj, ...), but "
             f"{given}. Name one with --adapter, or ask for the system beacon, which takes adapters of acre train."
         )
-    return make_acre(setting, learned=True, adapter=named, **options)
+    return make_acre(setting, adapter=named, **options)
 
 
 def _holds_beacons(path: Path) -> bool:

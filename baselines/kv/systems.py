@@ -30,6 +30,7 @@ KV_SYSTEMS = (
         "Activation Beacon's form (ACRE adapter)",
         "kv.beacon:make_beacon_form",
         "learned L1 of an ACRE adapter without refilling: the form of Activation Beacon, not its weights",
+        learned=True,
         budget=0,
     ),
     _system(
@@ -37,6 +38,7 @@ KV_SYSTEMS = (
         "Activation Beacon (checkpoint)",
         "kv.beacon:make_beacon_checkpoint",
         "the beacons of a checkpoint as compact entries, nothing refilled",
+        learned=True,
         budget=0,
     ),
     _system("offload", "CPU offloading", "kv.offload:make_offload", "full context, its cache in host memory"),

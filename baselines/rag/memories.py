@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from acre_rag.baselines.base import Setting
+from acre_rag.baselines.options import check_options, option_names
 from acre_rag.baselines.rag.embedders import cached_folder
 from acre_rag.baselines.rag.memory import ACREMemory, FullMemory, GistMemory, Memory
 from acre_rag.errors import ConfigError, UnavailableError
@@ -28,15 +29,14 @@ def make_memory(setting: Setting, kind: MemoryKind, **options: Any) -> Memory[An
         options: of `GistMemory`.
 
     Raises:
-        ConfigError: no such memory.
+        ConfigError: no such memory, or it has no such option.
         UnavailableError: "released" without CUDA or weights.
     """
     if kind not in get_args(MemoryKind):
         raise ConfigError(f"memory={kind!r} is unknown: choose one of {', '.join(get_args(MemoryKind))}.")
+    check_options(f"memory={kind!r}", options, option_names(GistMemory) if kind == "gists" else [])
     if kind == "gists":
         return GistMemory(setting, **options)
-    if options:
-        raise ConfigError(f"memory={kind!r} has no options, got {', '.join(options)}.")
     if kind == "full":
         return FullMemory(setting)
     return ACREMemory(setting) if kind == "acre" else _released(setting)
