@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -62,6 +62,7 @@ class Generated:
         finished: whether it ended by itself or at a stop string, not at the limit of tokens.
         first_token_s: seconds from the call to the first token.
         total_s: seconds of the whole call.
+        ids: the tokens generated, as the model gave them: an end and a stop string's are among them.
     """
 
     text: str
@@ -69,6 +70,7 @@ class Generated:
     finished: bool
     first_token_s: float
     total_s: float
+    ids: tuple[int, ...] = ()
 
 
 def decode(
@@ -129,7 +131,8 @@ def decode_on(
             **_options(decoder, settings),
         )
     new = output[:, input_ids.shape[1] :]
-    return [clock.result(*_answer_text(decoder, row, settings.stop)) for row in new]
+    results = [clock.result(*_answer_text(decoder, row, settings.stop)) for row in new]
+    return [replace(each, ids=tuple(row[: each.n_tokens].tolist())) for each, row in zip(results, new, strict=True)]
 
 
 class _PieceStreamer(TextStreamer):

@@ -42,9 +42,11 @@ def make_acre(
         options: fields of `ACREConfig`.
 
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: an option is out of range, or an adapter was named for pooled L1.
         UnavailableError: learned L1 was asked for, no adapter was named and none is shipped for this model.
     """
+    if adapter and not learned:
+        raise ConfigError(f"adapter={adapter!r} means nothing to pooled L1: leave it out, or ask for learned L1.")
     proxy = LearnedProxy(_learned(setting, adapter)) if learned else None
     return ACRE(
         setting.decoder,

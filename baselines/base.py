@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 from acre_rag.answer import Answer, Source
@@ -150,8 +151,8 @@ class Baseline(ABC, Generic[S]):
 
     @property
     def documents(self) -> Mapping[str, Held[S]]:
-        """Documents by id, in the order in which they were added."""
-        return self._held
+        """Documents by id, in the order in which they were added; as they are now, whatever comes or goes later."""
+        return MappingProxyType(dict(self._held))
 
     def add(self, text: str, id: str | None = None, *, progress: ProgressCallback | None = None) -> Held[S]:
         """Read a document.

@@ -59,10 +59,9 @@ def _tensor(decoder: Decoder, ids: list[int]) -> Tensor:
     return torch.tensor(ids, dtype=torch.long, device=decoder.device)
 
 
-def say(decoder: Decoder, prompt: str, call: Call, *, settings: GenerationSettings | None = None) -> Generated:
-    """What the model says after a plain prompt (for rewriting, clues, drafts: nobody listens to these pieces)."""
+def say(decoder: Decoder, ids: Tensor, call: Call, *, settings: GenerationSettings | None = None) -> Generated:
+    """What the model says after a prompt `[T]` (for queries on the way: nobody listens to these pieces)."""
     call.check()
-    ids = token_ids(decoder, prompt)
     return decode(decoder, [nothing(decoder)], [ids], settings or call.settings, stopped=[call.stopped])[0]
 
 

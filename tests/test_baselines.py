@@ -88,7 +88,7 @@ def test_text_read_anew_equals_the_whole_prompt_at_once(tiny: Decoder, echo: Ech
     whole = echo.prompt.prefix + TEXT + echo.prompt.ask("Where?")[0]
     [expected] = decode(tiny, [nothing(tiny)], [token_ids(tiny, whole)], SHORT)
     assert (said.generated.text, said.left_out) == (expected.text, 0)
-    assert say(tiny, whole, Call(SHORT)).text == expected.text
+    assert say(tiny, token_ids(tiny, whole), Call(SHORT)).text == expected.text
 
 
 def test_a_long_text_loses_its_middle_and_says_how_much(tiny: Decoder, echo: Echo) -> None:
@@ -127,6 +127,33 @@ def test_systems_are_found_by_name(tiny: Decoder) -> None:
     with pytest.raises(UnavailableError, match="name one with --adapter"):
         make_system("acre-learned", setting)
     assert all(name == system_named(name).name and system_named(name).about for name in SYSTEMS)
+
+
+@pytest.mark.parametrize("system", [name for name in SYSTEMS if name != "minference"])
+def test_an_unknown_option_is_refused_with_those_that_there_are(tiny: Decoder, system: str) -> None:
+    known = {"acre": "interval", "retrieval": "hits", "kv": "budget" if "beacon" in system else "reserve_tokens"}
+    match = rf"{system} has no option 'elephants'. It has: .*{known[SYSTEMS[system].family]}"
+    with pytest.raises(ConfigError, match=match):
+        make_system(system, Setting(decoder=tiny, window=512), elephants=2)
+    with pytest.raises(ConfigError, match="has no option 'window'"):
+        make_system(system, Setting(decoder=tiny, window=512), window=256)
+
+
+def test_an_adapter_for_pooled_entries_is_refused(tiny: Decoder) -> None:
+    with pytest.raises(ConfigError, match="adapter='mine.safetensors' means nothing to pooled L1"):
+        make_system("acre", Setting(decoder=tiny, window=512), adapter="mine.safetensors")
+    assert make_system("acre", Setting(decoder=tiny, window=512, adapter="mine.safetensors"))
+
+
+def test_documents_are_those_of_the_moment(echo: Echo) -> None:
+    """Another thread may add and remove while somebody goes through them."""
+    echo.add(TEXT, id="a")
+    before = echo.documents
+    for name in before:
+        echo.add(TEXT, id=f"{name}, too")
+    assert list(before) == ["a"] and list(echo.documents) == ["a", "a, too"]
+    with pytest.raises(TypeError):
+        before["b"] = before["a"]
 
 
 def test_acre_answers_through_the_same_protocol(tiny: Decoder) -> None:

@@ -14,7 +14,7 @@ from test_kv_systems import FAMILIES, FIRST, made, words
 from torch import Tensor
 from transformers import DynamicCache
 
-from acre_rag.baselines.base import Setting
+from acre_rag.baselines.base import Call, Setting
 from acre_rag.baselines.kv.base import KVBaseline
 from acre_rag.baselines.kv.prefill import copied, strides
 from acre_rag.baselines.kv.pressing import load_kvpress, moved_back, pressing, ratio_that_keeps
@@ -23,7 +23,7 @@ from acre_rag.baselines.registry import make_system
 from acre_rag.cache import KV
 from acre_rag.construct import to_transformers
 from acre_rag.decoder import Decoder
-from acre_rag.errors import UnsupportedModelError
+from acre_rag.errors import CapacityError, UnsupportedModelError
 from acre_rag.generate import GenerationSettings
 from acre_rag.reading import tokenised_question
 
@@ -159,7 +159,7 @@ def test_snapkv_at_the_prompts_end_equals_the_librarys_pipeline(family: str, obs
     expected = pipeline_answer(system.decoder.model, press, torch.cat([ids, asked[:-1]]), asked[-1:])
     answer = system.ask(FIRST, settings=LONG)
     assert answer.text == expected
-    assert answer.usage.cached_tokens == 210 + n_asked and answer.usage.prompt_tokens == 1
+    assert answer.usage.cached_tokens == 210 and answer.usage.prompt_tokens == len(asked)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *SCALED])
@@ -197,20 +197,100 @@ def test_finch_equals_the_librarys_pipeline(family: str) -> None:
     expected = pipeline_answer(model, press, context, rest)
     answer = system.ask(FIRST, settings=LONG)
     assert answer.text == expected
-    assert answer.usage.cached_tokens == 200 + len(question) and answer.usage.prompt_tokens == len(rest)
+    assert answer.usage.cached_tokens == 200 and answer.usage.prompt_tokens == len(asked.ids)
 
 
 def test_finch_always_keeps_the_question() -> None:
     system = made("finch")
     state = state_of(system)
     asked = tokenised_question(FIRST, system.prompt, system.decoder)
-    cache, rest = system.working_cache(state, asked)
+    cache, rest = system.working_cache(state, asked, Call(LONG))
     n_question = len(asked.ids) - len(rest)
     full = copied(state.cache)
     with torch.inference_mode():
         system.decoder.base(input_ids=asked.ids[None, :n_question], past_key_values=full)
     for layer, whole in zip(cache.layers, full.layers, strict=True):
         torch.testing.assert_close(layer.values[:, :, -n_question:], whole.values[:, :, -n_question:])
+
+
+def kept_by_attention(
+    decoder: Decoder, past: KV, chunk: Tensor, question: Tensor, n_kept: int, n_seen: int
+) -> tuple[KV, KV]:
+    """One step as published: chunk and question in one pass behind what is kept, the question's attention over heads of
+    a group and its tokens, each row times the tokens it sees; un-rotated slots that stay, and the question's."""
+    rope, cache = decoder.rope, to_transformers(KV(decoder.rope.rotate(past.keys), past.values))
+    with torch.inference_mode():
+        out = decoder.base(torch.cat([chunk, question])[None], past_key_values=cache, output_attentions=True)
+    now, n_question = slots(cache), len(question)
+    everything = KV(rope.unrotate(now.keys), now.values)
+    context = len(everything) - n_question
+    assert context == n_seen
+    layers = []
+    for layer, weights in enumerate(out.attentions):
+        rows = weights[0, :, -n_question:, :context] * torch.arange(context, context + n_question)[:, None]
+        scores = rows.mean(dim=1).view(2, -1, context).mean(dim=1)  # [Hkv, context]
+        best = scores.topk(n_kept, dim=-1).indices.sort(dim=-1).values
+        heads = [(everything.keys[layer, h, best[h]], everything.values[layer, h, best[h]]) for h in range(2)]
+        layers.append((torch.stack([k for k, _ in heads]), torch.stack([v for _, v in heads])))
+    kept = KV(torch.stack([k for k, _ in layers]), torch.stack([v for _, v in layers]))
+    return kept, everything.slots(context, context + n_question)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_finch_reads_a_long_document_chunk_by_chunk(family: str) -> None:
+    """Two chunks, against a plain loop over attention weights."""
+    system = made("finch", family, window=512, kept_tokens=200, reserve_tokens=150)
+    asked = tokenised_question(FIRST, system.prompt, system.decoder)
+    question = asked.ids[: asked.own.stop]
+    first = 512 - 200 - len(question)
+    n = 2 * first - 30
+    state = state_of(system, words(n - len(system.prefix_ids)))
+    got, rest = system.working_cache(state, asked, Call(LONG))
+
+    decoder = tiny_decoder(family, "eager")
+    ids = torch.cat([system.prefix_ids, token_ids(decoder, words(n - len(system.prefix_ids)))])
+    shape = (decoder.n_layers, 2, 0, decoder.head_dim)
+    half = -(-200 * first // n)
+    past = KV(torch.empty(shape), torch.empty(shape))
+    past, _ = kept_by_attention(decoder, past, ids[:first], question, half, first)
+    past, own = kept_by_attention(decoder, past, ids[first:], question, 200, half + n - first)
+    expected = KV.cat([past, own])
+    assert got.get_seq_length() == 200 + len(question) and torch.equal(rest, asked.ids[len(question) :])
+    torch.testing.assert_close(slots(got).values, expected.values, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(slots(got).keys, decoder.rope.rotate(expected.keys), atol=1e-3, rtol=1e-3)
+
+
+def test_finch_reads_the_middle_of_a_long_document() -> None:
+    """Nothing is left out: a word in the middle of what the window cannot hold reaches the answer's cache."""
+    caches = []
+    for middle in ("drum", "lamp"):
+        system = made("finch", window=512, kept_tokens=200)
+        state = state_of(system, f"{words(1500)} {middle * 40} {words(1500, 1)}")
+        assert not state.left_out
+        asked = tokenised_question(FIRST, system.prompt, system.decoder)
+        caches.append(slots(system.working_cache(state, asked, Call(LONG))[0]))
+    assert not torch.allclose(caches[0].values, caches[1].values, atol=1e-3)
+
+
+def test_finch_stops_between_the_chunks_when_nobody_waits() -> None:
+    system = made("finch", window=512, kept_tokens=200)
+    state, checks = state_of(system, words(3000)), []
+
+    def check() -> None:
+        checks.append(1)
+        if len(checks) == 3:
+            raise RuntimeError("lost interest")
+
+    asked = tokenised_question(FIRST, system.prompt, system.decoder)
+    with pytest.raises(RuntimeError, match="lost interest"):
+        system.working_cache(state, asked, Call(LONG, check=check))
+
+
+def test_a_question_beside_a_long_document_must_fit_what_finch_keeps() -> None:
+    system = made("finch", window=512, kept_tokens=384)
+    system.add(words(3000))
+    with pytest.raises(CapacityError, match=r"answer \(100\) need more than the 128 places"):
+        system.ask(FIRST, settings=GenerationSettings(max_new_tokens=100))
 
 
 @pytest.mark.parametrize("name", ["snapkv", "finch", "streaming-llm"])

@@ -18,6 +18,7 @@ from acre_rag.baselines.kv.base import KVBaseline
 from acre_rag.baselines.prompted import token_ids
 from acre_rag.baselines.registry import SYSTEMS, make_system
 from acre_rag.decoder import Decoder
+from acre_rag.engine import ACRE
 from acre_rag.errors import CapacityError, ConfigError, DocumentError, MissingExtraError, UnavailableError
 from acre_rag.generate import GenerationSettings
 
@@ -130,17 +131,20 @@ def test_documents_longer_than_the_window(name: str) -> None:
     answer = system.ask(FIRST, settings=SHORT)
     left_out = [note for note in answer.notes if "did not fit window=512" in note]
     prefix = len(system.prefix_ids)
+    asked = len(token_ids(system.decoder, system.prompt.ask(FIRST)[0]))
     if name == "streaming-llm":
         assert not left_out and answer.usage.cached_tokens == 100
+    elif name == "finch":
+        assert not left_out and "3,000 tokens were read in chunks for this question" in answer.notes
+        assert answer.usage.cached_tokens == 200
     elif name == "self-extend":
         read = 64 + (512 * 2 // 3 - 64) * 4 - 128
         assert answer.usage.cached_tokens == read and f"{3000 - read + prefix:,} of 3,000" in left_out[0]
     else:
         read = 512 - 128
         assert f"{3000 - read + prefix:,} of 3,000" in left_out[0]
-        asked = len(token_ids(system.decoder, system.prompt.ask(FIRST)[0]))
-        budget = {"snapkv": 100, "finch": 200}.get(name)
-        assert answer.usage.cached_tokens + answer.usage.prompt_tokens == (budget or read) + asked
+        assert answer.usage.cached_tokens == (100 if name == "snapkv" else read)
+    assert answer.usage.prompt_tokens == asked
 
 
 @pytest.mark.parametrize("name", [name for name in RUNNING if name != "streaming-llm"])  # strides are its method
@@ -172,7 +176,7 @@ def test_several_documents_are_joined_in_order(name: str) -> None:
     assert list(system.documents) == ["b"]
 
 
-@pytest.mark.parametrize("name", [name for name in RUNNING if name not in ("streaming-llm", "snapkv")])
+@pytest.mark.parametrize("name", [name for name in RUNNING if name not in ("streaming-llm", "snapkv", "finch")])
 def test_a_question_that_does_not_fit_is_refused_with_numbers(name: str) -> None:
     system = made(name, window=512, reserve_tokens=150)
     system.add(words(3000))
@@ -230,13 +234,32 @@ def test_beacon_answers_from_a_checkpoint_of_beacons_without_refilling(tmp_path:
     decoder = tiny_decoder("qwen2")
     tensors = authors_layout(perturbed(decoder), "beacon")
     save_file(tensors, tmp_path / "model.safetensors")
-    beacon = make_system("beacon", Setting(decoder=decoder, adapter=str(tmp_path)))
+    setting = Setting(decoder=decoder, adapter=str(tmp_path))
+    beacon = make_system("beacon-checkpoint", setting)
     beacon.add(words(600))
     answer = beacon.ask(FIRST, settings=SHORT)
     assert answer.usage.generated_tokens and answer.usage.refilled_tokens == 0 and not answer.sources
     plain = make_system("acre-l1", Setting(decoder=decoder))
     plain.add(words(600))
     assert answer.usage.cached_tokens == plain.ask(FIRST, settings=SHORT).usage.cached_tokens
+    with pytest.raises(UnavailableError, match="is a checkpoint of beacons: ask for the system beacon-checkpoint"):
+        make_system("beacon", setting)
+
+
+@pytest.mark.parametrize("mark", ["acre", "nothing"])
+def test_nobody_takes_an_adapter_for_activation_beacon(mark: str, tmp_path: Path) -> None:
+    """Without a checkpoint of beacons the row is called a form; the row of the checkpoint refuses everything else."""
+    decoder, path = tiny_decoder("qwen2"), tmp_path / "model.safetensors"
+    if mark == "acre":
+        save_file(authors_layout(perturbed(decoder), "acre"), path)
+    setting = Setting(decoder=decoder, adapter=str(path) if mark == "acre" else None)
+    with pytest.raises(UnavailableError, match=r"tensors of Activation Beacon.*(holds none|no adapter was named)"):
+        make_system("beacon-checkpoint", setting)
+    if mark == "acre":
+        form = make_system("beacon", setting)
+        assert isinstance(form, ACRE) and form.config.budget == 0
+    assert SYSTEMS["beacon"].title == "Activation Beacon's form (ACRE adapter)"
+    assert SYSTEMS["beacon-checkpoint"].title == "Activation Beacon (checkpoint)"
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,10 @@ UGLY = {
     "J. K. Rowling was born in which town?": ["J. K. Rowling was born in which town?"],
     "a. Who is Dinah?\nb. Where is she?": ["Who is Dinah?", "Where is she?"],
     "Answer the call of duty": ["Answer the call of duty"],
+    "Question-answering systems need what?": ["Question-answering systems need what?"],
+    "Answer-sheet: where is it kept?": ["Answer-sheet: where is it kept?"],
+    "Question - Who is Dinah?\nClue – Dinah is a cat": ["Who is Dinah?", "Dinah is a cat"],
+    "以下是问题：\n1. 猫叫什么名字？它住在哪里？ 谁养它？": ["猫叫什么名字？", "它住在哪里？", "谁养它？"],
     "": [],
     "\n \n": [],
     "...\n---\n**": [],
@@ -46,6 +50,13 @@ def test_ugly_lists_are_read(text: str) -> None:
 def test_a_list_is_cut_and_short_entries_can_be_left_out() -> None:
     assert listed("one\ntwo\nthree", most=2) == ["one", "two"]
     assert listed("the cat\nthe cat is called Dinah", most=3, least_words=4) == ["the cat is called Dinah"]
+
+
+def test_characters_without_spaces_are_words() -> None:
+    said = recalled("猫住在旧磨坊里。\n猫！", "แมวอาศัยอยู่ที่ไหน", "")
+    assert said.clues == ("猫住在旧磨坊里。",) and said.questions == ("แมวอาศัยอยู่ที่ไหน",)
+    assert listed("the 猫 cat", most=1, least_words=3) == ["the 猫 cat"]
+    assert listed("the 猫？", most=1, least_words=3) == []
 
 
 @given(st.text(st.sampled_from('ab 12.?:*-•"()\nQuestion'), max_size=200), st.integers(1, 4), st.integers(1, 4))
@@ -95,17 +106,41 @@ def test_memory_is_read_into_queries_and_steps() -> None:
     assert recalled("", "", " ").queries == [] and recalled("", "", "").steps == []
 
 
-def test_confidence_equals_reading_prompt_and_answer_at_once() -> None:
+@pytest.mark.parametrize(("seed", "stop"), [(0, ()), (1, ()), (2, ()), (0, ("stop",))])
+def test_confidence_is_that_of_the_tokens_generated(seed: int, stop: tuple[str, ...]) -> None:
+    """Against `generate`'s own scores; what strips and what ends an answer counts as everything else."""
+    decoder = tiny_decoder()
+    prompt = "The owl hunts at night. Who hunts? "
+    ids = token_ids(decoder, prompt + "?" * seed)
+    if stop:  # a part of what the model says anyhow
+        [plain] = decode(decoder, [nothing(decoder)], [ids], GenerationSettings(max_new_tokens=12))
+        stop = (plain.text[4:6],)
+    settings = GenerationSettings(max_new_tokens=12, stop=stop)
+    sure = answer_surely(decoder, ids, settings, stopped=lambda: False)
+    options = {"stop_strings": list(stop), "tokenizer": decoder.tokenizer} if stop else {}
+    out = decoder.model.generate(
+        ids[None],
+        attention_mask=torch.ones_like(ids[None]),
+        max_new_tokens=12,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+        **options,
+    )
+    new = out.sequences[0, len(ids) :]
+    assert sure.generated.ids == tuple(new.tolist())
+    each = [step[0].log_softmax(-1)[token] for step, token in zip(out.logits, new, strict=True)]
+    assert sure.confidence == pytest.approx(float(torch.stack(each).mean().exp()), rel=1e-4)
+
+
+def test_an_answer_without_words_has_no_confidence() -> None:
     decoder = tiny_decoder()
     ids = token_ids(decoder, "The owl hunts at night. Who hunts? ")
-    sure = answer_surely(decoder, ids, GenerationSettings(max_new_tokens=12), stopped=lambda: False)
-    answer = token_ids(decoder, sure.generated.text)
-    assert len(answer)
-    logits = decoder.model(input_ids=torch.cat([ids, answer])[None]).logits[0].log_softmax(-1)
-    each = [logits[len(ids) - 1 + i, token] for i, token in enumerate(answer)]
-    assert sure.confidence == pytest.approx(float(torch.stack(each).mean().exp()), rel=1e-4)
-    [plain] = decode(decoder, [nothing(decoder)], [ids], GenerationSettings(max_new_tokens=12))
-    assert sure.generated.text == plain.text
+    [first] = decode(decoder, [nothing(decoder)], [ids], GenerationSettings(max_new_tokens=1))
+    sure = answer_surely(
+        decoder, ids, GenerationSettings(max_new_tokens=4, stop=(first.text[:1],)), stopped=lambda: False
+    )
+    assert (sure.generated.text, sure.confidence) == ("", 0.0)
 
 
 def _sure(text: str, confidence: float) -> Sure:

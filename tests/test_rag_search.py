@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import bm25s
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
+from acre_rag import retrieve
 from acre_rag.baselines.base import Call, Held, Setting
 from acre_rag.baselines.rag.bge_m3 import BGEM3
 from acre_rag.baselines.rag.bm25 import BM25Search
@@ -29,6 +31,7 @@ from acre_rag.baselines.rag.search import Hit, union
 from acre_rag.baselines.rag.searches import dense_search
 from acre_rag.errors import ConfigError, UnavailableError
 from acre_rag.generate import GenerationSettings
+from acre_rag.retrieve import bm25_scores
 
 ANIMALS = ["The owl hunts mice at night.", "A whale breathes air.", "Bees make honey in a hive.", "The owl sleeps."]
 ROOMS = ["The kitchen has two windows.", "Honey stands on the kitchen shelf.", "Nobody sleeps in the attic at night."]
@@ -104,6 +107,27 @@ def test_bm25_agrees_with_another_library_on_the_best_chunk() -> None:
         [hit] = search.best(query, [search.index(ANIMALS + ROOMS, lambda _: None)], 1)
         scores = BM25Okapi([_words(text) for text in ANIMALS + ROOMS]).get_scores(_words(query))
         assert hit.chunk == int(np.argmax(scores))
+
+
+@pytest.mark.parametrize(
+    ("question", "texts"),
+    [
+        ("猫住在哪里？", ["猫住在旧磨坊里。", "狗在河边睡觉。"]),
+        ("ネコはどこに住んでいますか", ["ネコは古い水車小屋に住んでいる。", "犬は川で眠る。"]),
+        ("แมวอาศัยอยู่ที่ไหน", ["แมวอาศัยในโรงสีเก่า", "สุนัขนอนริมน้ำ"]),
+        ("Where is Python言語 taught?", ["Die Python言語と文法.", "The river."]),
+        ("고양이는 어디에", ["고양이는 방앗간에 산다", "개는 강가에서 잔다"]),
+    ],
+)
+def test_bm25_finds_what_is_written_without_spaces(question: str, texts: list[str]) -> None:
+    first, second = bm25_scores(question, texts)
+    assert first > second >= 0
+
+
+@given(st.text(st.sampled_from("abé 1-_.\n\té世Жא한3"), max_size=60))
+def test_words_with_spaces_between_them_stay_as_the_library_finds_them(text: str) -> None:
+    text = re.sub("世+", "世", text)  # a single such character stands where it stood
+    assert retrieve._words([text]) == bm25s.tokenize([text], stopwords="en", show_progress=False, return_ids=False)
 
 
 @pytest.mark.parametrize("query", QUERIES)

@@ -38,6 +38,7 @@ from acre_rag.proxies.learned import L1Parameters
 CANNOT: dict[str, tuple[type[AcreError], str]] = {
     "rq-rag-checkpoint": (UnavailableError, "needs a model trained on RQ-RAG's tokens"),
     "memorag-released": (UnavailableError, "needs CUDA"),
+    "beacon-checkpoint": (UnavailableError, "needs a checkpoint with the tensors of Activation Beacon"),
     "minference": (UnavailableError, "CUDA devices only"),
 }
 """Systems that cannot run on a tiny model without CUDA and without weights, and what each says. All others must run."""

@@ -84,7 +84,7 @@ class KVBaseline(Baseline[Prefilled]):
     def build(self, ids: Tensor, progress: ProgressCallback) -> Cache:
         """The cache of prompt and document, `ids [N]`; its keys rotated to contiguous positions from 0 on."""
 
-    def working_cache(self, state: Prefilled, question: Question) -> tuple[Cache, Tensor]:
+    def working_cache(self, state: Prefilled, question: Question, call: Call) -> tuple[Cache, Tensor]:
         """A copy of the cache for one question, and the ids `[T]` of its prompt that are still to be read behind it."""
         return copied(state.cache), question.ids
 
@@ -116,8 +116,9 @@ class KVBaseline(Baseline[Prefilled]):
         state, notes = self._state(documents, call)
         self._check_room(state, len(asked.ids), call.settings.max_new_tokens)
         with torch.inference_mode(), self.attending(state):
-            cache, ids = self.working_cache(state, asked)
+            cache, ids = self.working_cache(state, asked, call)
             n_slots = int(cache.get_seq_length())
+            n_read = len(asked.ids) - len(ids)  # of the prompt, in the cache already
             prepared_s = perf_counter() - start
             [generated] = decode_on(
                 self.decoder,
@@ -131,7 +132,7 @@ class KVBaseline(Baseline[Prefilled]):
         return Answer(
             text=generated.text,
             sources=(),
-            usage=Usage(len(ids), n_slots, 0, generated.n_tokens),
+            usage=Usage(len(asked.ids), n_slots - n_read, 0, generated.n_tokens),
             timings=Timings(
                 construct_s=sum(held.construct_s for held in documents),
                 select_s=prepared_s,

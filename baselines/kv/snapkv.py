@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from acre_rag.baselines.base import Setting
+from acre_rag.baselines.base import Call, Setting
 from acre_rag.baselines.kv.base import Prefilled
 from acre_rag.baselines.kv.prefill import forward, prefill, strides
 from acre_rag.baselines.kv.pressed import Pressed
@@ -66,10 +66,10 @@ class SnapKV(Pressed):
             return prefill(self.decoder, ids, progress)
         return self._pressed_while_reading(ids, progress)
 
-    def working_cache(self, state: Prefilled, question: Question) -> tuple[Cache, Tensor]:
+    def working_cache(self, state: Prefilled, question: Question, call: Call) -> tuple[Cache, Tensor]:
         """The slots that the prompt's last tokens attend to, and those of the prompt but its very last token."""
         if self.observe == "document":
-            return super().working_cache(state, question)
+            return super().working_cache(state, question, call)
         asked = len(question.ids) - 1  # something must be left to decode from
         # The library wants one token before those that it observes.
         press, n_slots = self._press(min(self.observed_tokens, asked - 1)), state.n_slots + asked

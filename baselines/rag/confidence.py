@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from acre_rag.baselines.prompted import token_ids
 from acre_rag.decoder import Decoder
 from acre_rag.generate import Generated, GenerationSettings, decode_on
 
@@ -20,7 +19,8 @@ class Sure:
 
     Attributes:
         generated: the answer.
-        confidence: geometric mean of its tokens' probabilities, 0 to 1; 0 for an empty answer.
+        confidence: geometric mean of the probabilities of the tokens generated, its end among them, 0 to 1; 0 for an
+            empty answer.
     """
 
     generated: Generated
@@ -31,9 +31,10 @@ def answer_surely(decoder: Decoder, ids: Tensor, settings: GenerationSettings, *
     """Decode after `ids` `[T]`, and score the answer on the cache that decoding left behind."""
     cache = DynamicCache()
     [generated] = decode_on(decoder, cache, ids[None], torch.ones_like(ids[None]), settings, stopped=[stopped])
-    answer = token_ids(decoder, generated.text)
-    if not len(answer):
+    if not generated.text:
         return Sure(generated, 0.0)
+    # The tokens themselves: their text, stripped and tokenised anew, may be others.
+    answer = torch.tensor(generated.ids, dtype=torch.long, device=decoder.device)
     # The prompt's last token is read again: its logits score the answer's first. Negative: so many slots go.
     cache.crop(len(ids) - 1 - cache.get_seq_length())
     with torch.inference_mode():

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterator
 
+from acre_rag.retrieve import UNSPACED
+
 _BULLET = re.compile(r"^\s*(?:[-*•–—>#]+\s*|\(?(?:\d{1,3}[.):\]]|[a-zA-Z][):\]]|[a-z]\.)\s+|\d{1,3}[.):](?!\d))+")
 _LABEL = re.compile(
     r"^(?:(?:the\s+)?(?:new|re-?written|clearer|simpler|improved|sub-?|search|clue|surrogate|key)?[\s-]*"
-    r"(?:question|query|queries|questions|answer|version|rewrite|clue|phrase)\s*\d*)\s*[:\-–]\s*",
+    r"(?:question|query|queries|questions|answer|version|rewrite|clue|phrase)\s*\d*)(?:\s*[:：]\s*|\s+[-–]\s+)",
     re.IGNORECASE,
 )
 _QUOTES = " \t\"'`*_“”‘’«»"
@@ -21,11 +23,11 @@ def listed(text: str, *, most: int, least_words: int = 1) -> list[str]:
     Args:
         text: what the model wrote.
         most: most entries.
-        least_words: entries of fewer words are left out.
+        least_words: entries of fewer words are left out; a character of a script without spaces counts as a word.
     """
     found: dict[str, str] = {}
     for entry in _entries(text):
-        if len(entry.split()) >= least_words and re.search(r"\w", entry):
+        if _n_words(entry) >= least_words and re.search(r"\w", entry):
             found.setdefault(_plain(entry), entry)
     return list(found.values())[:most]
 
@@ -33,10 +35,16 @@ def listed(text: str, *, most: int, least_words: int = 1) -> list[str]:
 def _entries(text: str) -> Iterator[str]:
     for line in text.splitlines():
         bare = _bare(line)
-        if bare.endswith(":"):
+        if bare.endswith((":", "：")):
             continue
-        for part in re.split(r"(?<=\?)\s+", bare):
+        for part in re.split(r"(?<=\?)\s+|(?<=？)\s*", bare):
             yield _bare(part)[:_MOST_CHARACTERS].strip()
+
+
+def _n_words(entry: str) -> int:
+    spaced, n_unspaced = UNSPACED.subn(" ", entry)
+    words = [word for word in spaced.split() if not n_unspaced or re.search(r"\w", word)]  # "？" is no word of its own
+    return len(words) + n_unspaced
 
 
 def _bare(line: str) -> str:

@@ -17,7 +17,7 @@ from acre_rag.baselines.rag.fused import Fusion
 from acre_rag.baselines.rag.memories import MemoryKind, make_memory
 from acre_rag.baselines.rag.memory import Memory, Ready
 from acre_rag.baselines.rag.recall import SHORT, Recalled, all_queries, recalled
-from acre_rag.baselines.rag.retrieval import Indexed, Retrieval
+from acre_rag.baselines.rag.retrieval import CHUNK_TOKENS, N_HITS, Indexed, Retrieval
 from acre_rag.baselines.rag.search import Search
 from acre_rag.baselines.rag.searches import dense_search
 from acre_rag.construct import ProgressCallback
@@ -95,10 +95,9 @@ class MemoRAG(Baseline[Remembered]):
         Raises:
             DocumentError: there is none of that name.
         """
-        held = self.documents.get(document)
+        [held] = self._find(document)
+        self.memory.forget(held.state.memory)  # first: where that fails, the document is there to be removed again
         super().remove(document)
-        if held is not None:
-            self.memory.forget(held.state.memory)
 
     def _recall(self, ready: Sequence[Ready], call: Call) -> Recalled:
         """What one document's memory says: all tasks as one batch."""
@@ -129,23 +128,27 @@ def _hint(recollections: Sequence[Recalled]) -> str:
 def make_memorag(
     setting: Setting,
     *,
-    memory: MemoryKind = "acre",
+    memory: MemoryKind = "gists",
     fusion: Fusion = "dense",
     memory_options: dict[str, Any] | None = None,
-    **options: Any,
+    draft: bool = True,
+    hits: int = N_HITS,
+    chunk_tokens: int = CHUNK_TOKENS,
 ) -> MemoRAG:
     """MemoRAG with one of the memories.
 
     Args:
         setting: model, template, window, embedding model; the adapter for `memory="released"`.
-        memory: "acre", "gists", "full" or "released"; see `make_memory`.
+        memory: "gists", "full", "acre" or "released"; see `make_memory`.
         fusion: see `dense_search`.
         memory_options: options of the memory ("gists": `most`, `stretch_tokens`, `gist_tokens`).
-        options: `hits`, `chunk_tokens`, `draft`.
+        draft: see `MemoRAG`.
+        hits: see `Retrieval`.
+        chunk_tokens: see `Retrieval`.
 
     Raises:
-        ConfigError: no such memory.
+        ConfigError: no such memory, or it has no such option.
         UnavailableError: the released memory model without CUDA or weights; no such embedding model here.
     """
     made = make_memory(setting, memory, **memory_options or {})
-    return MemoRAG(setting, dense_search(setting, fusion), made, **options)
+    return MemoRAG(setting, dense_search(setting, fusion), made, draft=draft, hits=hits, chunk_tokens=chunk_tokens)

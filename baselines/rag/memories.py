@@ -6,13 +6,14 @@ from typing import Any, Literal, get_args
 import torch
 
 from acre_rag.baselines.base import Setting
+from acre_rag.baselines.options import check_options, option_names
 from acre_rag.baselines.rag.embedders import cached_folder
 from acre_rag.baselines.rag.memory import ACREMemory, FullMemory, GistMemory, Memory
 from acre_rag.errors import ConfigError, UnavailableError
 from acre_rag.proxies import LearnedProxy
 from acre_rag.proxies.adapter import load_learned
 
-MemoryKind = Literal["acre", "gists", "full", "released"]
+MemoryKind = Literal["gists", "full", "acre", "released"]
 
 RELEASED = "TommyChien/memorag-qwen2-7b-inst"
 
@@ -22,21 +23,20 @@ def make_memory(setting: Setting, kind: MemoryKind, **options: Any) -> Memory[An
 
     Args:
         setting: model and window; the adapter for "released".
-        kind: "acre" (the compact layer of an ACRE cache), "gists" (sums of stretches, as MemoRAG-Lite), "full" (the
-            model's cache of the document, its middle left out beyond the window), "released" (MemoRAG's trained
-            memory).
+        kind: "gists" (sums of stretches, as MemoRAG-Lite), "full" (the model's cache of the document, its middle left
+            out beyond the window), "acre" (the compact layer of an ACRE cache, untrained), "released" (MemoRAG's
+            trained memory).
         options: of `GistMemory`.
 
     Raises:
-        ConfigError: no such memory.
+        ConfigError: no such memory, or it has no such option.
         UnavailableError: "released" without CUDA or weights.
     """
     if kind not in get_args(MemoryKind):
         raise ConfigError(f"memory={kind!r} is unknown: choose one of {', '.join(get_args(MemoryKind))}.")
+    check_options(f"memory={kind!r}", options, option_names(GistMemory) if kind == "gists" else [])
     if kind == "gists":
         return GistMemory(setting, **options)
-    if options:
-        raise ConfigError(f"memory={kind!r} has no options, got {', '.join(options)}.")
     if kind == "full":
         return FullMemory(setting)
     return ACREMemory(setting) if kind == "acre" else _released(setting)
@@ -47,13 +47,13 @@ def _released(setting: Setting) -> ACREMemory:
     if not torch.cuda.is_available():
         raise UnavailableError(
             f"memory='released' runs MemoRAG's 7B memory model ({RELEASED}), which needs CUDA; this machine has none. "
-            "Use memory='acre', 'gists' or 'full'."
+            "Use memory='gists' or 'full'."
         )
     folder = Path(setting.adapter) if setting.adapter else cached_folder(RELEASED)
     if folder is None:
         raise UnavailableError(
             f"memory='released' needs the weights of {RELEASED}, which are not on this machine. Fetch them "
-            f"(hf download {RELEASED}) or name a folder with --adapter, or use memory='acre', 'gists' or 'full'."
+            f"(hf download {RELEASED}) or name a folder with --adapter, or use memory='gists' or 'full'."
         )
     return released_memory(setting, folder)
 

@@ -186,12 +186,11 @@ class ACREMemory(Memory[Document]):
 
     Args:
         setting: model and window.
-        proxy: what an entry is; pooled by default.
+        proxy: what an entry is; by default pooled, which nobody trained to be remembered from.
     """
 
-    about = "ACRE's compact layer"
-
     def __init__(self, setting: Setting, proxy: Proxy | None = None) -> None:
+        self.about = "ACRE's compact layer" if proxy else "ACRE's compact layer, untrained"
         config = ACREConfig(window=setting.most_tokens, budget=0)
         first, *others = TASKS
         engine = ACRE(setting.decoder, proxy=proxy, config=config, template=first)

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any
 
 from acre_rag.answer import Answer
 from acre_rag.baselines.base import Call, Held, Setting
 from acre_rag.baselines.rag.bm25 import BM25Search
 from acre_rag.baselines.rag.fused import Fusion
-from acre_rag.baselines.rag.retrieval import Indexed, RetrievalBaseline
+from acre_rag.baselines.rag.retrieval import CHUNK_TOKENS, N_HITS, Indexed, RetrievalBaseline
 from acre_rag.baselines.rag.searches import dense_search
 
 
@@ -23,11 +22,13 @@ class PlainRAG(RetrievalBaseline):
         return self.retrieval.answer(question, documents, evidence, call, start=start)
 
 
-def make_bm25(setting: Setting, **options: Any) -> PlainRAG:
-    """BM25 over chunks."""
-    return PlainRAG(setting, BM25Search(), **options)
+def make_bm25(setting: Setting, *, hits: int = N_HITS, chunk_tokens: int = CHUNK_TOKENS) -> PlainRAG:
+    """BM25 over chunks; options as `Retrieval`."""
+    return PlainRAG(setting, BM25Search(), hits=hits, chunk_tokens=chunk_tokens)
 
 
-def make_rag(setting: Setting, *, fusion: Fusion = "dense", **options: Any) -> PlainRAG:
+def make_rag(
+    setting: Setting, *, fusion: Fusion = "dense", hits: int = N_HITS, chunk_tokens: int = CHUNK_TOKENS
+) -> PlainRAG:
     """Dense retrieval; options as `dense_search` and `Retrieval`."""
-    return PlainRAG(setting, dense_search(setting, fusion), **options)
+    return PlainRAG(setting, dense_search(setting, fusion), hits=hits, chunk_tokens=chunk_tokens)

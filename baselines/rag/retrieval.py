@@ -146,14 +146,13 @@ class Retrieval:
         text = f"{evidence.text}{_BETWEEN}{hint}" if hint else evidence.text
         said = answer_from_text(self._decoder, self._prompt, text, question, call, window=self._window)
         generated = said.generated
-        cut = (f"the middle {said.left_out:,} tokens of the only hit did not fit the window",) if said.left_out else ()
         return Answer(
             text=generated.text,
             sources=evidence.sources,
             usage=replace(said.usage, also_read_tokens=also_read_tokens),
             timings=timings(documents, select_s, generated.first_token_s, generated.total_s),
             finished=generated.finished,
-            notes=(*evidence.notes, *cut),
+            notes=(*evidence.notes, *cut_notes(said.left_out)),
             trace=tuple(trace),
         )
 
@@ -188,6 +187,11 @@ class RetrievalBaseline(Baseline[Indexed]):
     def read(self, text: str, progress: ProgressCallback) -> Indexed:
         """Chunks and their index."""
         return self.retrieval.index(text, progress)
+
+
+def cut_notes(left_out: int) -> tuple[str, ...]:
+    """What the user should know of `left_out` tokens of evidence; only a hit that stands alone is cut."""
+    return (f"the middle {left_out:,} tokens of the only hit did not fit the window",) if left_out else ()
 
 
 def timings(documents: Sequence[Held[Any]], select_s: float, first_token_s: float, total_s: float) -> Timings:

@@ -3,7 +3,7 @@
 The tokens and the tree are those of the repository chanchimin/RQ-RAG: behind the question, and behind every evidence,
 each of the three search tokens begins a query, and `[A_Response]` begins an answer; paths end after `depth` searches.
 Differences: the chunks and hits of all baselines here stand where that repository asks a search engine, queries are
-decoded greedily, and the system message is ours.
+decoded greedily, and the system message is ours. Control tokens in question, queries and evidence are words.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,17 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from acre_rag.answer import Answer, Source, Step, Usage
 from acre_rag.baselines.base import Call, Held, Setting
-from acre_rag.baselines.prompted import room_for_text, say, token_ids
+from acre_rag.baselines.prompted import middle_truncated, say, text_ids, token_ids
 from acre_rag.baselines.rag.confidence import Chooser, Sure, answer_surely, most_confident
 from acre_rag.baselines.rag.retrieval import Evidence, Indexed, RetrievalBaseline, timings
 from acre_rag.baselines.rag.rewriting import SHORT
 from acre_rag.baselines.rag.search import Search
+from acre_rag.decoder import Decoder
 from acre_rag.errors import CapacityError, ConfigError, UnavailableError
 
 CHECKPOINT = "zorowin123/rq_rag_llama2_7B"
@@ -32,6 +36,7 @@ TOKENS = (*SEARCHES.values(), ANSWER, END, EVIDENCE, EVIDENCE_END)
 
 _SYSTEM = "Find out what is needed to answer the question, then answer it briefly."
 _TITLE_TOKENS = 32  # of one hit, beside its text
+_MARKS = 4  # around a query and its evidence
 
 
 @dataclass(frozen=True)
@@ -39,14 +44,20 @@ class Path:
     """A branch of the tree.
 
     Attributes:
-        text: what the model has read and written so far.
+        ids: `[T]`, what the model has read and written so far.
         sources: what its searches found and it has read.
         notes: hits that did not fit.
+        asked_tokens: of the prompt behind which the model wrote its last query.
     """
 
-    text: str
+    ids: Tensor
     sources: tuple[Source, ...] = ()
     notes: tuple[str, ...] = ()
+    asked_tokens: int = 0
+
+
+class Marks(str):
+    """A piece of a path that is ours: control tokens in it are what they are, in every other piece they are words."""
 
 
 class RQCheckpoint(RetrievalBaseline):
@@ -103,19 +114,19 @@ class RQCheckpoint(RetrievalBaseline):
         lengths: list[int] = []
         for path in paths:
             call.check()
-            ids = token_ids(self.decoder, path.text + ANSWER)
-            room_for_text(prompt_tokens=len(ids), settings=ending, window=self.setting.most_tokens)
+            ids = torch.cat([path.ids, token_ids(self.decoder, ANSWER)])
             ends.append(answer_surely(self.decoder, ids, ending, stopped=call.stopped))
             lengths.append(len(ids))
             trace.append(Step("answer", f"{ends[-1].generated.text} (confidence {ends[-1].confidence:.2f})"))
         best = self.choose(ends)
         generated, path = ends[best].generated, paths[best]
+        also_read = sum(lengths) - lengths[best] + sum(each.asked_tokens for each in paths)
         if call.on_text:
             call.on_text(generated.text)
         return Answer(
             text=generated.text,
             sources=_best_first(path.sources),
-            usage=Usage(lengths[best], 0, 0, generated.n_tokens, sum(lengths) - lengths[best]),
+            usage=Usage(lengths[best], 0, 0, generated.n_tokens, also_read),
             timings=timings(
                 documents, perf_counter() - start - generated.total_s, generated.total_s, generated.total_s
             ),
@@ -128,7 +139,8 @@ class RQCheckpoint(RetrievalBaseline):
         """All paths, shortest first, the one without a search among them."""
         tokenizer = self.decoder.tokenizer
         bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
-        root = Path(f"{bos}<|system|>\n{_SYSTEM}{eos}\n<|user|>\n{question}{eos}\n<|assistant|>\n")
+        before, after = f"{bos}<|system|>\n{_SYSTEM}{eos}\n<|user|>\n", f"{eos}\n<|assistant|>\n"
+        root = Path(piece_ids(self.decoder, [Marks(before), question, Marks(after)]))
         room = self._room(root, call)
         paths, trace, level = [root], list[Step](), [root]
         for _ in range(self.depth):
@@ -151,22 +163,39 @@ class RQCheckpoint(RetrievalBaseline):
         trace: list[Step],
     ) -> Path:
         """A path with one more search behind it; the question itself is searched where the model gives no query."""
-        begun = path.text + SEARCHES[name]
+        begun = torch.cat([path.ids, token_ids(self.decoder, SEARCHES[name])])
         query = say(self.decoder, begun, call, settings=replace(SHORT, stop=(END,))).text or question
         trace.append(Step(name, query))
-        hits = self.retrieval.find([query], documents, call)
-        evidence = self.retrieval.evidence(hits, documents, room)
-        text = f"{begun} {query}{END}{EVIDENCE}{_formatted(evidence)}{EVIDENCE_END}"
-        return Path(text, (*path.sources, *evidence.sources), (*path.notes, *evidence.notes))
+        asked, _ = self._marked(SEARCHES[name], [Marks(" "), query], END, room=SHORT.max_new_tokens)
+        found = self.retrieval.evidence(self.retrieval.find([query], documents, call), documents, room)
+        read, left_out = self._marked(EVIDENCE, _formatted(found), EVIDENCE_END, room=room + self._titles)
+        cut = (f"the middle {left_out:,} tokens of a search's evidence did not fit the window",) if left_out else ()
+        return Path(
+            torch.cat([path.ids, asked, read]),
+            (*path.sources, *found.sources),
+            (*path.notes, *found.notes, *cut),
+            len(begun),
+        )
+
+    def _marked(self, opening: str, pieces: Sequence[str], closing: str, *, room: int) -> tuple[Tensor, int]:
+        """Pieces between two of the checkpoint's tokens, at most `room` tokens of them, and how many were cut out."""
+        ids = piece_ids(self.decoder, [Marks(opening), *pieces, Marks(closing)])
+        inside = middle_truncated(ids[1:-1], room)
+        return torch.cat([ids[:1], inside, ids[-1:]]), len(ids) - 2 - len(inside)
+
+    @property
+    def _titles(self) -> int:
+        """Tokens kept free for the titles of one search's hits."""
+        return _TITLE_TOKENS * self.retrieval.hits
 
     def _room(self, root: Path, call: Call) -> int:
-        """Tokens of evidence that each search of the longest path may add.
+        """Tokens of evidence that each search of the longest path may add, titles not counted.
 
         Raises:
             CapacityError: the window holds no tree of this depth.
         """
-        beside = len(token_ids(self.decoder, root.text)) + call.settings.max_new_tokens + len(TOKENS)
-        beside += self.depth * (SHORT.max_new_tokens + _TITLE_TOKENS * self.retrieval.hits)
+        beside = len(root.ids) + len(token_ids(self.decoder, ANSWER)) + call.settings.max_new_tokens
+        beside += self.depth * (SHORT.max_new_tokens + self._titles + _MARKS)
         room = (self.setting.most_tokens - beside) // self.depth
         if room < 1:
             raise CapacityError(
@@ -176,8 +205,20 @@ class RQCheckpoint(RetrievalBaseline):
         return room
 
 
-def _formatted(evidence: Evidence) -> str:
-    return "".join(f"Title: {source.document}\nText: {source.text}\n" for source in evidence.sources)
+def piece_ids(decoder: Decoder, pieces: Sequence[str]) -> Tensor:
+    """`[T]` of pieces one after another; control tokens count in `Marks` only."""
+    foreign = "\n".join(piece for piece in pieces if not isinstance(piece, Marks))
+    if torch.equal(text_ids(decoder, foreign), token_ids(decoder, foreign)):
+        return token_ids(decoder, "".join(pieces))
+    # Only here in parts: a tokenizer may join a word and the space or line before it.
+    return torch.cat([(token_ids if isinstance(piece, Marks) else text_ids)(decoder, piece) for piece in pieces])
+
+
+def _formatted(evidence: Evidence) -> list[str]:
+    each = [
+        [Marks("Title: "), source.document, Marks("\nText: "), source.text, Marks("\n")] for source in evidence.sources
+    ]
+    return [piece for pieces in each for piece in pieces]
 
 
 def _best_first(sources: Sequence[Source]) -> tuple[Source, ...]:

@@ -5,6 +5,7 @@ the best answer. The released checkpoint's own decoding is in `rq_checkpoint.py`
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, Literal, get_args
 
@@ -15,7 +16,15 @@ from acre_rag.baselines.base import Call, Held, Setting
 from acre_rag.baselines.prompted import middle_truncated, text_ids, token_ids
 from acre_rag.baselines.rag.confidence import CHOOSERS, Choice, Chooser, Sure, answer_surely, most_confident
 from acre_rag.baselines.rag.fused import Fusion
-from acre_rag.baselines.rag.retrieval import Evidence, Indexed, RetrievalBaseline, timings
+from acre_rag.baselines.rag.retrieval import (
+    CHUNK_TOKENS,
+    N_HITS,
+    Evidence,
+    Indexed,
+    RetrievalBaseline,
+    cut_notes,
+    timings,
+)
 from acre_rag.baselines.rag.rewriting import Refined, refined, steps
 from acre_rag.baselines.rag.rq_checkpoint import RQCheckpoint
 from acre_rag.baselines.rag.search import Search
@@ -85,8 +94,7 @@ class RQRAG(RetrievalBaseline):
         trace: list[Step] = []
         branches: list[tuple[Evidence, Sure, int]] = []
         for name, each in asked.queries.items():
-            evidence = self._evidence(each, question, documents, call)
-            sure, n_tokens = self._branch(question, evidence, call)
+            evidence, sure, n_tokens = self._branch(question, self._evidence(each, question, documents, call), call)
             branches.append((evidence, sure, n_tokens))
             trace += [
                 *steps({name: each}),
@@ -107,14 +115,16 @@ class RQRAG(RetrievalBaseline):
             trace=tuple(trace),
         )
 
-    def _branch(self, question: str, evidence: Evidence, call: Call) -> tuple[Sure, int]:
-        """A branch's answer, and how many tokens were read for it."""
+    def _branch(self, question: str, evidence: Evidence, call: Call) -> tuple[Evidence, Sure, int]:
+        """The evidence with a note of what was cut, the answer from it, and how many tokens were read for it."""
         call.check()
         room = self.retrieval.room(question, call)
         before, text = token_ids(self.decoder, self.prompt.prefix), text_ids(self.decoder, evidence.text)
         after = tokenised_question(question, self.prompt, self.decoder).ids
-        ids = torch.cat([before, middle_truncated(text, room), after])
-        return answer_surely(self.decoder, ids, call.settings, stopped=call.stopped), len(ids)
+        kept = middle_truncated(text, room)
+        ids = torch.cat([before, kept, after])
+        read = replace(evidence, notes=(*evidence.notes, *cut_notes(len(text) - len(kept))))
+        return read, answer_surely(self.decoder, ids, call.settings, stopped=call.stopped), len(ids)
 
 
 def make_rq_rag(
@@ -123,7 +133,9 @@ def make_rq_rag(
     mode: Mode = "union",
     fusion: Fusion = "dense",
     choose: Choice = "confidence",
-    **options: Any,
+    depth: int | None = None,
+    hits: int = N_HITS,
+    chunk_tokens: int = CHUNK_TOKENS,
 ) -> RetrievalBaseline:
     """RQ-RAG in one of its forms.
 
@@ -133,17 +145,22 @@ def make_rq_rag(
         fusion: see `dense_search`.
         choose: how a tree's answer is chosen: "confidence" (the surest branch) or "vote" (branches of the same answer
             add up their confidence).
-        options: `hits`, `chunk_tokens`; with "checkpoint" also `depth`.
+        depth: most searches on one path of the checkpoint's tree, 2 by default; no other mode has one.
+        hits: see `Retrieval`.
+        chunk_tokens: see `Retrieval`.
 
     Raises:
-        ConfigError: no such mode or choice.
+        ConfigError: no such mode or choice, or a depth in another mode than "checkpoint".
         UnavailableError: the checkpoint mode with another model, or the embedding model is not on this machine.
     """
     if mode not in get_args(Mode):
         raise ConfigError(f"mode={mode!r} is unknown: choose one of {', '.join(get_args(Mode))}.")
     if choose not in get_args(Choice):
         raise ConfigError(f"choose={choose!r} is unknown: choose one of {', '.join(get_args(Choice))}.")
+    if depth is not None and mode != "checkpoint":
+        raise ConfigError(f"depth={depth} means nothing with mode={mode!r}: leave it out, or use mode='checkpoint'.")
+    options: dict[str, Any] = {"choose": CHOOSERS[choose], "hits": hits, "chunk_tokens": chunk_tokens}
     if mode == "checkpoint":
         RQCheckpoint.check(setting)  # before an embedding model is loaded for nothing
-        return RQCheckpoint(setting, dense_search(setting, fusion), choose=CHOOSERS[choose], **options)
-    return RQRAG(setting, dense_search(setting, fusion), tree=mode == "tree", choose=CHOOSERS[choose], **options)
+        return RQCheckpoint(setting, dense_search(setting, fusion), depth=2 if depth is None else depth, **options)
+    return RQRAG(setting, dense_search(setting, fusion), tree=mode == "tree", **options)
