@@ -92,9 +92,10 @@ def _whole_model(name: str | Path, source: str | Path, dtype: torch.dtype, optio
     """
     from transformers import AutoModelForCausalLM
 
+    load: Any = AutoModelForCausalLM
     again = "Copy or download the model again, whole."
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = load.from_pretrained(
             source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except SafetensorError as error:
