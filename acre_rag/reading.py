@@ -202,7 +202,7 @@ def tokenised_question(text: str, prompt: RenderedPrompt, decoder: Decoder) -> Q
     rendered, start, stop = prompt.ask(text)
     told, words = (_plain_ids(decoder.literal_tokenizer, each) for each in (prompt.told, text))
     if told == _plain_ids(decoder.tokenizer, prompt.told) and words == _plain_ids(decoder.tokenizer, text):
-        encoded = decoder.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = decoder.tokenizer(encodable(rendered), add_special_tokens=False, return_offsets_mapping=True)
         ids = encoded["input_ids"]
         places = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if b > start and a < stop]
         own = slice(places[0], places[-1] + 1)

@@ -216,6 +216,13 @@ def test_control_tokens_in_a_conversation_are_words(index: ACREIndex, by: str) -
     assert end not in both and len(both) == len(ids("hello abcd there", "where abcd is it?"))
 
 
+def test_lone_surrogates_in_a_conversation_are_unknown_characters(index: ACREIndex) -> None:
+    said = [ChatMessage(role="user", content="hello \ud800"), ChatMessage(role="assistant", content="Hi")]
+    known = [ChatMessage(role="user", content="hello \ufffd"), said[1]]
+    ids = [prompt_ids(conversation(index, chat_history=each), QUESTION) for each in (said, known)]
+    assert ids[0] == ids[1]
+
+
 def test_the_question_alone_chooses_the_passages_of_a_conversation(index: ACREIndex) -> None:
     retriever = Fixed(found(100, 130))
     chat = conversation(index, retriever=retriever, select="retriever", max_passages=1)
