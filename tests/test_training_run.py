@@ -411,10 +411,24 @@ def test_settings_are_read_from_a_file_and_from_options_above_it(tmp_path: Path)
         "stage = 'stage3'": "stage3",
         "steps = ": "cannot be read",
         "steps = 'many'": "many",
+        "rank = 'many'": "give a whole number",
+        "rank = -1": "rank=-1",
+        "stage = 'stage2'\ncontext = [100, 2048]": "context=100 is shorter than the interval 128",
+        "retrieval_weight = 0.1\nreading = 'sequential'": "needs reading='parallel'",
     }.items():
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             read_settings(path)
+
+
+def test_a_window_too_small_for_what_a_step_may_draw_is_refused_at_once(texts: Path) -> None:
+    prefix = Teacher(tiny_decoder(), SETTINGS)._prefix
+    # l = 4: the last stride of 160 tokens sees 30 L1 entries, and brings 40 tokens with 10 L1 tokens
+    least = len(prefix) + 30 + 50
+    assert trainer(texts, replace(SETTINGS, window=least, steps=1)).train().step == 1
+    with pytest.raises(ConfigError, match=f"window={least - 1} is too small for context=160 with interval=4"):
+        trainer(texts, replace(SETTINGS, window=least - 1))
+    trainer(texts, replace(SETTINGS, window=least - 1, intervals=(8,)))
 
 
 def test_shipped_settings_are_valid_and_known_by_name() -> None:

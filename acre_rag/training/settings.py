@@ -103,6 +103,16 @@ class TrainingSettings:
                 f"{self.stride} and a block of {max(self.intervals)} take {self.least_tokens} tokens. Use longer "
                 "documents, a smaller stride, smaller intervals, or first_stride=true."
             )
+        if self.stage == "stage2" and min(self.context) < max(self.intervals):
+            raise ConfigError(
+                f"context={min(self.context)} is shorter than the interval {max(self.intervals)}: such a document has "
+                "no block, and nothing is learned from it. Use longer documents or smaller intervals."
+            )
+        if self.retrieval_weight and self.reading == "sequential":
+            raise ConfigError(
+                f"retrieval_weight={self.retrieval_weight} needs reading='parallel': a loop of steps shows nobody its "
+                "queries and keys."
+            )
         if not 0 < self.learning_rate < 1:
             raise ConfigError(f"learning_rate={self.learning_rate} must lie between 0 and 1.")
 

@@ -54,8 +54,8 @@ class Trainer:
         on_step: called on the main process with each step's record.
 
     Raises:
-        ConfigError: a batch that the processes cannot share evenly; a way of sharding, a precision or an accumulation
-            of gradients that the launch asks for and that is not supported.
+        ConfigError: a batch that the processes cannot share evenly; a window too small for what is read; a way of
+            sharding, a precision or an accumulation of gradients that the launch asks for and that is not supported.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Trainer:
         self._settings, self._examples, self._on_step = settings, examples, on_step
         self._reader = reader
         self._teacher = Teacher(reader.decoder, settings)
+        self._teacher.check_window()
         self._checkpoint = out / CHECKPOINT if out else None
         self._run = {k: v for k, v in settings.to_dict().items() if k != "save_every"}
         self._run |= {"data": data_digest, "base": base_digest or reader.decoder.digest, "start": start_digest}
