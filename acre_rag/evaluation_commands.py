@@ -179,13 +179,15 @@ def ablate(
     from acre_rag.evaluation import plots
     from acre_rag.evaluation.ablation import SELECTION, VANILLA, beside, training
     from acre_rag.evaluation.report import compare as findings
+    from acre_rag.evaluation.report import of_one_setting
     from acre_rag.evaluation.row_files import read_rows
 
     own, tuned = out / "parts", out / "fine-tuned"
     run.run([*SELECTION, *(training(trained) if trained else ()), VANILLA], data, own)
     if fine_tuned:
         replace(run, model=fine_tuned, adapter=None).run([VANILLA], data, tuned)
-    [comparison] = findings(beside(read_rows([own]), read_rows([tuned]) if fine_tuned else []), baseline="acre")
+    rows = beside(read_rows([own]), read_rows([tuned]) if fine_tuned else [])
+    comparison = of_one_setting(findings(rows, baseline="acre"))
     _show(Console(highlight=False), comparison)
     if plot:
         plots.save(plots.bars_by_dataset(comparison), plot)

@@ -24,7 +24,7 @@ class GenerationSettings:
         temperature: 0 decodes greedily; higher samples.
         top_p: nucleus of the samples.
         top_k: most candidates of a sample; 0 for all.
-        stop: strings that end an answer (left out of it).
+        stop: strings that end an answer (left out of it); one among the white space before an answer does not.
         seed: makes sampling repeatable.
 
     Raises:
@@ -118,6 +118,7 @@ def decode_on(
         stopped: for each row, asked after every token; true stops that one.
     """
     clock = _Clock(stopped)
+    stops = [_Stops(decoder, input_ids.shape[1], settings.stop)] if settings.stop else []
     with torch.random.fork_rng(enabled=settings.seed is not None), torch.inference_mode():
         if settings.seed is not None:
             torch.manual_seed(settings.seed)
@@ -125,7 +126,7 @@ def decode_on(
             input_ids=input_ids,
             attention_mask=mask,
             past_key_values=cache,
-            stopping_criteria=StoppingCriteriaList([clock]),
+            stopping_criteria=StoppingCriteriaList([clock, *stops]),
             streamer=_PieceStreamer(decoder, on_text, settings.stop) if on_text else None,
             **_slots_of(decoder, n_cached=mask.shape[1] - input_ids.shape[1], n_new=input_ids.shape[1]),
             **_options(decoder, settings),
@@ -142,7 +143,7 @@ class _PieceStreamer(TextStreamer):
         super().__init__(decoder.tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._on_text, self._stops = on_text, stops
         self._longest = max((len(stop) for stop in stops), default=1)
-        self._held, self._stopped = "", False
+        self._text, self._n_handed, self._stopped = "", 0, False
         self._ends = _end_ids(decoder)
 
     def put(self, value: Tensor) -> None:
@@ -158,19 +159,32 @@ class _PieceStreamer(TextStreamer):
         """Called by transformers with each piece."""
         if self._stopped:
             return
-        self._held += text
-        cut = _find_stop(self._held, self._stops)
-        safe = len(self._held) if stream_end else max(0, len(self._held) - self._longest + 1)
+        self._text += text
+        cut = _find_stop(self._text, self._stops)
         self._stopped = cut is not None
-        ready = safe if cut is None else cut
-        if ready:
-            self._on_text(self._held[:ready])
-        self._held = self._held[ready:]
+        ready = len(self._text) - (0 if stream_end else self._longest - 1) if cut is None else cut
+        if ready > self._n_handed:
+            self._on_text(self._text[self._n_handed : ready])
+            self._n_handed = ready
 
 
 def _find_stop(text: str, stops: tuple[str, ...]) -> int | None:
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return min(places, default=None)
+    """Where the first stop string begins that reaches into the answer: models often begin with a line feed."""
+    blank = len(text) - len(text.lstrip())
+    places = (text.find(stop, max(0, blank - len(stop) + 1)) for stop in stops)
+    return min((place for place in places if place >= 0), default=None)
+
+
+class _Stops(StoppingCriteria):
+    """Ends each row at its stop string; of transformers' own, one before the answer's first word would end it too."""
+
+    def __init__(self, decoder: Decoder, n_prompt: int, stops: tuple[str, ...]) -> None:
+        self._decoder, self._n_prompt, self._stops = decoder, n_prompt, stops
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        # Special tokens too: one may be a stop string, and behind the first one nothing is kept.
+        texts = self._decoder.tokenizer.batch_decode(input_ids[:, self._n_prompt :], skip_special_tokens=False)
+        return torch.tensor([_find_stop(text, self._stops) is not None for text in texts], device=input_ids.device)
 
 
 class _Clock(StoppingCriteria):
@@ -224,7 +238,7 @@ _NOT_OF_THE_MODELS_FILE: dict[str, Any] = {
 
 
 def _options(decoder: Decoder, settings: GenerationSettings) -> dict[str, Any]:
-    options: dict[str, Any] = {
+    return {
         **_NOT_OF_THE_MODELS_FILE,
         "max_new_tokens": settings.max_new_tokens,
         "pad_token_id": _pad_id(decoder),
@@ -233,9 +247,6 @@ def _options(decoder: Decoder, settings: GenerationSettings) -> dict[str, Any]:
         "top_p": settings.top_p if settings.temperature else None,
         "top_k": settings.top_k if settings.temperature else None,
     }
-    if settings.stop:
-        options |= {"stop_strings": list(settings.stop), "tokenizer": decoder.tokenizer}
-    return options
 
 
 def _pad_id(decoder: Decoder) -> int:

@@ -35,7 +35,9 @@ class SettingOptions:
     interval: Annotated[list[int] | None, typer.Option(help="Interval l (repeatable: one drawn a step).")] = None
     stride: Annotated[int | None, typer.Option(help="S: tokens read in one stride.")] = None
     window: Annotated[int | None, typer.Option(help="W; by default strides see earlier ones through L1 alone.")] = None
-    rank: Annotated[int | None, typer.Option(help="Rank of the L1 projections; 0 is full rank.")] = None
+    rank: Annotated[
+        int | None, typer.Option(help="Rank of the L1 projections; 0 is full rank. Default: that of --start, or 32.")
+    ] = None
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr", help="At its highest.")] = None
     schedule: Annotated[str | None, typer.Option(help="cosine or constant.")] = None
     retrieval_weight: Annotated[float | None, typer.Option(help="Stage 2: weight of the retrieval loss.")] = None

@@ -15,9 +15,10 @@ from acre_rag.heads import RetrievalHeads, load_heads, shipped_heads
 from acre_rag.proxies import LearnedProxy
 from acre_rag.proxies.adapter import SHIPPED, load_learned
 from acre_rag.proxies.learned import L1Parameters
+from acre_rag.proxies.start import untrained
 
 UNTRAINED = "untrained"
-"""As an adapter: copies of the model's own projections, where training begins."""
+"""As an adapter: the L1 that training begins with, before its first step."""
 
 HEADS = ("calibrated", "mass", "none")
 """Whose attention chooses: the retrieval heads as calibrated (all alike), the same heads weighted by the attention that
@@ -73,7 +74,7 @@ def _weighted(heads: RetrievalHeads | None, wanted: str, decoder: Decoder) -> Re
 def _learned(setting: Setting, adapter: str | None) -> L1Parameters:
     named = adapter or setting.adapter
     if named == UNTRAINED:
-        return L1Parameters(setting.decoder, rank=1).to(setting.decoder.dtype)
+        return untrained(setting.decoder, rank=1).to(setting.decoder.dtype)
     try:
         parameters = load_learned(named or SHIPPED, setting.decoder)
     except AdapterError as error:

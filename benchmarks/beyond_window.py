@@ -13,40 +13,34 @@ from benchmarks.record import write
 
 NEEDLES = (
     (
-        "The harbour master of Arvika is called Marisol Quint.",
-        "What is the harbour master of Arvika called?",
-        "Marisol",
+        "The night watchman of Lindau wears a violet scarf.",
+        "What colour is the scarf that the night watchman of Lindau wears?",
+        "violet",
+    ),
+    ("The ferry to Ushuaia sails on Thursdays.", "On which day does the ferry to Ushuaia sail?", "Thursday"),
+    (
+        "The lost umbrella lies in locker 7491 at the station of Matera.",
+        "In which locker at the station of Matera does the lost umbrella lie?",
+        "7491",
     ),
     (
-        "The secret ingredient of the soup in Bellano is saffron.",
-        "What is the secret ingredient of the soup in Bellano?",
-        "saffron",
+        "The museum in Narvik shows a stuffed walrus.",
+        "Which stuffed animal does the museum in Narvik show?",
+        "walrus",
     ),
     (
-        "The best student of the school in Corvara plays the oboe.",
-        "Which instrument does the best student of the school in Corvara play?",
-        "oboe",
-    ),
-    ("The oldest tree of Dornoch was planted by Tobias Crane.", "Who planted the oldest tree of Dornoch?", "Tobias"),
-    (
-        "The key to the lighthouse of Elmira is kept by Ingrid Vale.",
-        "Who keeps the key to the lighthouse of Elmira?",
-        "Ingrid",
-    ),
-    ("The magic number of the club in Fresno is 7491.", "What is the magic number of the club in Fresno?", "7491"),
-    ("The new bridge at Horta was painted turquoise.", "What colour was the new bridge at Horta painted?", "turquoise"),
-    (
-        "The train from Izmir to Jaipur leaves on Thursdays.",
-        "On which day does the train from Izmir to Jaipur leave?",
-        "Thursday",
-    ),
-    ("The museum of Gdansk keeps a stuffed walrus.", "Which stuffed animal does the museum of Gdansk keep?", "walrus"),
-    (
-        "The winner of the regatta in Kotor was the ship Perseverance.",
-        "Which ship won the regatta in Kotor?",
+        "The regatta at Kotor was won by the ship Perseverance.",
+        "Which ship won the regatta at Kotor?",
         "Perseverance",
     ),
+    ("The mayor of Varese was born in Montevideo.", "Where was the mayor of Varese born?", "Montevideo"),
+    ("The clock of Zamora was repaired by Celeste Amador.", "Who repaired the clock of Zamora?", "Celeste"),
+    ("The choir of Llanes sings in Portuguese.", "In which language does the choir of Llanes sing?", "Portuguese"),
+    ("The statue in Pirano was carved from basalt.", "What was the statue in Pirano carved from?", "basalt"),
+    ("The orchard near Sibiu grows quinces.", "Which fruit does the orchard near Sibiu grow?", "quince"),
 )
+"""Sentence, question, answer. None has a word of those that retrieval heads are calibrated on (training/data/located.py),
+beside those that hold every sentence together."""
 
 
 def main() -> None:

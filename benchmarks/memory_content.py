@@ -9,13 +9,14 @@ documents. Books are those that training held out.
 
 import argparse
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
 from acre_rag.decoder import Decoder
+from acre_rag.errors import ConfigError
 from acre_rag.models import load_decoder
 from acre_rag.proxies.adapter import load_learned
 from acre_rag.training.held_out_loss import (
@@ -45,9 +46,11 @@ def main() -> None:
     lessons = [teacher.lesson(example, Draw(args.interval, args.tokens)) for example in examples]
     measures = _memories(decoder, dict(each.split("=", 1) for each in args.adapter))
     rows: list[dict[str, Any]] = []
+    others = of_other_books([example.id for example in examples])
     for number, example in enumerate(examples):
-        own, other = last_stride(lessons[number]), after_another(lessons[number], lessons[number - 1])
-        row: dict[str, Any] = {"document": example.id, "behind": examples[number - 1].id, "targets": len(own.targets)}
+        own, other = last_stride(lessons[number]), after_another(lessons[number], lessons[others[number]])
+        behind = examples[others[number]].id
+        row: dict[str, Any] = {"document": example.id, "behind": behind, "targets": len(own.targets)}
         for name, measure in measures.items():
             row[name] = {"own": round(measure(own), 4), "other": round(measure(other), 4)}
         rows.append(row)
@@ -62,6 +65,22 @@ def main() -> None:
         "memories": {name: _summary(rows, name) for name in measures},
     }
     print(write(f"memory_content-{args.name}", summary, rows))
+
+
+def of_other_books(ids: Sequence[str]) -> list[int]:
+    """For each excerpt ("BOOK:START") the number of the next one, in a circle, that is of another book.
+
+    Raises:
+        ConfigError: all are of one book: a past of the same book is no other document's.
+    """
+    books = [each.rpartition(":")[0] for each in ids]
+    if len(set(books)) < 2:
+        raise ConfigError(f"All {len(ids)} documents are of one book: hold out more, or measure more documents.")
+    turns = range(1, len(ids))
+    return [
+        next(other for turn in turns if books[other := (number + turn) % len(ids)] != books[number])
+        for number in range(len(ids))
+    ]
 
 
 def _memories(decoder: Decoder, adapters: Mapping[str, str]) -> dict[str, Callable[[Lesson], float]]:

@@ -17,7 +17,7 @@ import torch
 from acre_rag.decoder import Decoder
 from acre_rag.models import load_decoder
 from acre_rag.proxies.adapter import load_learned
-from acre_rag.proxies.learned import L1Parameters
+from acre_rag.proxies.start import untrained
 from acre_rag.training.held_out_loss import everything, learned_loss, nothing, pooled, remembered_loss
 from acre_rag.training.lesson import Draw, Lesson, Teacher
 from acre_rag.training.settings import TrainingSettings
@@ -57,11 +57,12 @@ def main() -> None:
 
 def _memories(decoder: Decoder, adapter: Path | None) -> dict[str, Callable[[Lesson], float]]:
     """What a stride sees of the strides before it."""
+    start = untrained(decoder, rank=1)
     memories: dict[str, Callable[[Lesson], float]] = {
         "full": lambda lesson: remembered_loss(decoder, everything, lesson),
         "none": lambda lesson: remembered_loss(decoder, nothing, lesson),
         "pooled": lambda lesson: remembered_loss(decoder, pooled, lesson),
-        "untrained": lambda lesson: learned_loss(decoder, L1Parameters(decoder, rank=1), lesson),
+        "untrained": lambda lesson: learned_loss(decoder, start, lesson),
     }
     if adapter:
         trained = load_learned(adapter, decoder)

@@ -1,6 +1,8 @@
 """The public API on a tiny model: what is asked is answered, nothing is changed by answering."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -330,6 +332,66 @@ def test_an_end_counts_once_alone_and_in_a_batch(acre: ACRE, own_ends: bool, mon
     *pieces, alone = acre.stream(both[0], settings=settings)
     assert "".join(pieces) == alone.text == first.text
     assert alone.finished and alone.usage.generated_tokens == 3
+
+
+@pytest.fixture
+def says(acre: ACRE, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Makes the model say a text for each question, letter by letter, and count its passes in the list."""
+
+    def dictate(*texts: str) -> list[int]:
+        tokenizer, original = acre.decoder.tokenizer, type(acre.decoder.model).forward
+        rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        said = [0]
+
+        def forward(model: object, *arguments: object, **options: object) -> object:
+            output = original(model, *arguments, **options)
+            output.logits[:] = 0
+            for row, ids in enumerate(rows):
+                output.logits[row, -1, (ids + [2] * 99)[said[0]]] = 9
+            said[0] += 1
+            return output
+
+        monkeypatch.setattr(acre.decoder.model, "forward", partial(forward, acre.decoder.model))
+        return said
+
+    return dictate
+
+
+STOPS = ("\n", "\nEnd", "#")
+DICTATED = {
+    "\n \nThe rope.\nAnd more": "The rope.",
+    "\nThe drum": "The drum",
+    "#no": "",
+    "The bell#x": "The bell",
+    " \nEnd of it": "",  # reaches into what would be the answer
+    "\n\n": "",
+}
+
+
+@pytest.mark.parametrize("text", DICTATED)
+def test_a_stop_string_before_the_answer_does_not_end_it(acre: ACRE, says: Callable[..., list[int]], text: str) -> None:
+    settings = GenerationSettings(max_new_tokens=30, stop=STOPS[1:] if "End" in text else STOPS)
+    says(text)
+    assert acre.ask("Where?", settings=settings).text == DICTATED[text]
+    says(text)
+    *pieces, last = acre.stream("Where?", settings=settings)
+    assert "".join(pieces).strip() == last.text == DICTATED[text]
+
+
+def test_stop_strings_end_each_row_of_a_batch_by_itself(acre: ACRE, says: Callable[..., list[int]]) -> None:
+    settings = GenerationSettings(max_new_tokens=30, stop=("\n", "#"))
+    texts = [text for text in DICTATED if "End" not in text]
+    says(*texts)
+    answers = acre.ask_batch(["Where?"] * len(texts), settings=settings)
+    assert [answer.text for answer in answers] == [DICTATED[text] for text in texts]
+    assert all(answer.finished for answer in answers)
+
+
+def test_a_special_token_may_be_a_stop_string(acre: ACRE, says: Callable[..., list[int]]) -> None:
+    special = acre.decoder.tokenizer.convert_ids_to_tokens(1)
+    passes = says(f"ab{special}cdefgh")
+    answer = acre.ask("Where?", settings=GenerationSettings(max_new_tokens=30, stop=(special,)))
+    assert (answer.text, answer.finished, passes) == ("ab", True, [3])
 
 
 def test_times_are_read_when_the_device_is_done(acre: ACRE, monkeypatch: pytest.MonkeyPatch) -> None:

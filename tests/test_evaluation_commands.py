@@ -77,6 +77,11 @@ def test_an_ablation_is_one_command(acre: Acre, model: str, tmp_path: Path) -> N
     fine_tuned = read_rows([tmp_path / "out" / "fine-tuned"])
     assert {row.run.system for row in fine_tuned} == {"full"}
     assert f"| Full context, model {Path(model).name} |" in said, "the fine-tuned model stands in the same table"
+    [rows] = (tmp_path / "out" / "parts").rglob("acre.jsonl")
+    elsewhere = tmp_path / "out" / "parts" / "window" / "acre.jsonl"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(rows.read_text().replace('"window": 1024', '"window": 512'))
+    assert "of several settings" in acre("ablate", *options, code=2)
 
 
 def test_a_sweep_is_one_command(acre: Acre, model: str, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import random
 
 import pytest
 from llama_index.core.evaluation.benchmarks.hotpotqa import exact_match_score, f1_score
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
 
 from acre_rag import errors
 from acre_rag.evaluation import EvalItem, Task, task_of
@@ -18,6 +20,7 @@ from acre_rag.evaluation.metrics import (
     rouge_l,
     ruler_all,
     ruler_part,
+    unicode_words,
 )
 from acre_rag.prompts import ANSWER
 
@@ -95,6 +98,47 @@ def test_rouge_l() -> None:
         said, wanted = ([rng.choice("abcde") for _ in range(rng.randint(1, 7))] for _ in range(2))
         expected = 2 * lcs(said, wanted) / (len(said) + len(wanted))
         assert rouge_l(" ".join(said), ["zz", " ".join(wanted)]) == pytest.approx(100 * expected)
+
+
+def test_rouge_l_of_ascii_text_is_the_packages_own_without_stemming() -> None:
+    rng = random.Random(2)
+    pieces = [
+        "The",
+        "cats",
+        "running",
+        "don't",
+        "U.S.A.",
+        "1,964",
+        "snake_case",
+        "--",
+        "x*y",
+        "ran",
+        "\n",
+        "e-mail",
+        "a",
+    ]
+    own, stemmed = (RougeScorer(["rougeL"], use_stemmer=stemming) for stemming in (False, True))
+    for _ in range(200):
+        said, wanted = (" ".join(rng.choices(pieces, k=rng.randint(1, 12))) for _ in range(2))
+        assert unicode_words(said) == DefaultTokenizer(use_stemmer=False).tokenize(said)
+        assert rouge_l(said, [wanted]) == pytest.approx(100 * own.score(wanted, said)["rougeL"].fmeasure)
+    assert rouge_l("running", ["run"]) == 0 and stemmed.score("run", "running")["rougeL"].fmeasure == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [
+        ("Η γάτα κοιμάται", "Η γάτα τρέχει", 200 / 3),
+        ("кошка спит", "Кошка спит.", 100),
+        ("बिल्ली सो रही है", "बिल्ली सो गयी है", 75),  # vowel signs are of their words
+        ("猫在睡觉", "猫在跑步", 50),  # without spaces, characters are compared
+        ("แมวนอน", "แมวนอน", 100),
+        ("cafe\u0301 noir", "CAFÉ noir", 100),
+        ("猫", "犬", 0),
+    ],
+)
+def test_rouge_l_knows_every_script(answer: str, reference: str, score: float) -> None:
+    assert rouge_l(answer, [reference]) == pytest.approx(score)
 
 
 def test_ruler_scores() -> None:

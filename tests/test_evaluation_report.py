@@ -123,6 +123,19 @@ def test_missing_repeated_and_unlike_questions_are_told() -> None:
     assert "a: 1 questions differ" in " ".join(found([replace(BY_HAND[0], content="x"), *BY_HAND[1:]]).remarks)
 
 
+def test_several_machines_and_measures_of_memory_are_told() -> None:
+    assert not [remark for remark in found().remarks if "machines" in remark or "memory" in remark]
+    gpu = {"where": {"machine": "x86", "device": "H200"}, "memory": {"peak_bytes": 2**30, "kind": "CUDA"}}
+    here = [replace(each, where={"machine": "x86", "device": ""}) for each in BY_HAND]
+    comparison = found([replace(here[0], **gpu), *here[1:]])
+    remarks = " ".join(comparison.remarks)
+    assert "several machines, so times are means over unlike ones: x86; x86, H200." in remarks
+    assert "acre: memory was measured in several ways (CUDA, tested)" in remarks
+    acre, bm25, _ = comparison.systems
+    assert (acre.cost.peak_bytes, acre.cost.memory) == (None, "")
+    assert (bm25.cost.peak_bytes, bm25.cost.memory) == (2**20, "tested")
+
+
 def test_models_are_never_averaged_together() -> None:
     other = [replace(each, run=replace(each.run, weights="v", model="other")) for each in BY_HAND]
     assert [each.model for each in compare([*BY_HAND, *other])] == ["tiny", "other"]

@@ -4,16 +4,18 @@ import re
 from typing import Any
 
 import pytest
-from conftest import byte_tokenizer
+from conftest import byte_tokenizer, tiny_decoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acre_rag.decoder import Decoder
 from acre_rag.errors import ConfigError, EvaluationError
 from acre_rag.evaluation import EvalItem, task_of
-from acre_rag.evaluation.ruler import RULER, generate
+from acre_rag.evaluation.board import Board, Options
+from acre_rag.evaluation.ruler import RULER, generate, questions
 from acre_rag.evaluation.ruler.haystack import filled_haystack, sentences_of
 from acre_rag.evaluation.tasks import TASKS
+from acre_rag.prompts import render
 
 NEEDLE = re.compile(r"One of the special magic (?:numbers|uuids) for (\S+) is: (\S+)\.")
 
@@ -203,3 +205,15 @@ def _filled(pieces: list[str], hidden: list[str], depths: list[float], tokens: i
 def test_with_the_tokenizer_of_the_built_in_model(smollm2: Decoder) -> None:
     (item,) = generate("ruler_niah_multikey_1", tokenizer=smollm2.tokenizer, tokens=60_000, count=1)
     assert 59_000 < len(smollm2.tokenizer(item.document, add_special_tokens=False)["input_ids"]) <= 60_000
+
+
+@pytest.mark.parametrize("name", RULER)
+def test_a_longer_run_leaves_questions_the_same_room(name: str) -> None:
+    decoder = tiny_decoder()
+    items = generate(name, tokenizer=decoder.tokenizer, tokens=4000, count=12)
+    assert questions(name, count=12) == [item.question for item in items]
+    reserved = [Board.of(decoder, name, items[:n], Options()).setting.reserve_tokens for n in (1, 12)]
+    assert reserved[0] == reserved[1]
+    prompt = render(task_of(name).template, decoder.tokenizer)
+    longest = max(len(decoder.tokenizer(prompt.ask(item.question)[0])["input_ids"]) for item in items)
+    assert reserved[0] >= longest + task_of(name).max_new_tokens

@@ -15,6 +15,7 @@ import torch
 from conftest import byte_tokenizer, tiny_decoder
 from evaluation_case import FORMS, item, items, run, write_data
 
+from acre_rag.answer import Answer
 from acre_rag.baselines import registry
 from acre_rag.baselines.base import Setting
 from acre_rag.baselines.registry import make_system
@@ -196,6 +197,22 @@ def test_whatever_is_raised_becomes_a_row(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(row.error is None for row in rows if row.run.system == "acre-l1")
     again = run(tmp_path, items(), forms=[Form(name="broken")], retry=True)
     assert len(again) == len(rows)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("-inf")])
+def test_a_source_without_a_finite_score_ends_no_evaluation(
+    score: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ACRE.ask
+
+    def scoreless(self: ACRE, *arguments: object, **options: object) -> Answer:
+        answer = original(self, *arguments, **options)
+        return replace(answer, sources=tuple(replace(source, score=score) for source in answer.sources))
+
+    monkeypatch.setattr(ACRE, "ask", scoreless)
+    rows = run(tmp_path, items(), forms=[Form(name="acre")])
+    assert len(rows) == 4 and all(row.error is None and row.answer for row in rows)
+    assert {source["score"] for row in rows for source in row.sources} == {None}
 
 
 def test_documents_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

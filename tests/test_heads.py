@@ -1,6 +1,8 @@
 """Retrieval heads: files, refusals, and finding them."""
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,15 @@ from acre_rag import ACRE
 from acre_rag.decoder import Decoder
 from acre_rag.errors import CalibrationError, TrainingDataError
 from acre_rag.heads import Head, RetrievalHeads, check_heads, load_heads, shipped_heads
+from acre_rag.training import calibration
 from acre_rag.training.calibration import calibrate, choose_heads, head_masses
+from acre_rag.training.data import located
 from acre_rag.training.data.located import LocatedDocument, LocatedQuestion, compose, needles
 from acre_rag.training.data.record import Record
 from acre_rag.training.data.source import load_pairs
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.beyond_window import NEEDLES
 
 
 def heads_of(decoder: Decoder, *heads: tuple[int, int]) -> RetrievalHeads:
@@ -125,7 +132,7 @@ def test_calibration_runs_from_pairs_to_a_file(tiny: Decoder, tmp_path: Path) ->
     except CalibrationError as error:
         assert "no retrieval heads" in str(error)
     else:
-        assert 1 <= len(heads.heads) <= 2 and heads.facts["data"] == ["pairs.jsonl"]
+        assert 1 <= len(heads.heads) <= 2 and heads.facts["data"] == ["pairs.jsonl", "needles"]
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"question": "no context?"}', "[1]"])
@@ -152,6 +159,31 @@ def test_composed_questions_point_at_their_answers() -> None:
             assert document.text[item.start : item.stop].startswith("colour ")
         assert all(item.question != "Is it?" for item in document.questions)
     assert compose(pairs, n_questions=20, seed=3) == documents
+
+
+def test_calibration_says_that_it_used_needles(tiny: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"context": f"Lamp {i} is red.", "question": f"Which is lamp {i}?", "answers": ["red"]} for i in range(20)]
+    pairs.write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr(calibration, "head_masses", lambda decoder, document: [])
+    monkeypatch.setattr(calibration, "choose_heads", lambda *_: ((Head(0, 0, 1.0),), {}))
+    assert calibrate(tiny, data=[pairs], n_questions=12).facts["data"] == ["pairs.jsonl", "needles"]
+    assert calibrate(tiny, n_questions=12).facts["data"] == ["needles"]
+
+
+_FUNCTION_WORDS = {"the", "a", "of", "in", "is", "was", "by", "to", "at", "what", "which", "who", "does", "for"}
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower())) - _FUNCTION_WORDS
+
+
+def test_needles_that_measure_are_none_that_heads_were_calibrated_on() -> None:
+    measured = words(" ".join(text for needle in NEEDLES for text in needle))
+    templates = words(" ".join(text for thing in located._THINGS for text in thing))
+    assert not measured & templates
+    assert not measured & words(" ".join(located._PLACES + located._NAMES))
+    assert all(expected in sentence for sentence, _, expected in NEEDLES)
 
 
 def test_needles_stand_where_they_are_said_to(tiny: Decoder) -> None:

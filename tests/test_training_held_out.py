@@ -1,6 +1,8 @@
 """Memories of earlier strides against the stock model and the engine's construction."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +27,9 @@ from acre_rag.training.held_out_loss import (
 from acre_rag.training.lesson import Draw, Lesson, Teacher
 from acre_rag.training.losses import next_token_loss
 from acre_rag.training.settings import TrainingSettings
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.memory_content import of_other_books
 
 STRIDE, INTERVAL = 32, 8
 
@@ -101,3 +106,9 @@ def test_the_last_stride_keeps_its_targets_behind_another_past() -> None:
 def test_documents_of_different_lengths_cannot_change_places() -> None:
     with pytest.raises(ConfigError, match="same length"):
         after_another(two_strides(), two_strides(TEXT[:-20]))
+
+
+def test_another_past_is_of_another_book() -> None:
+    assert of_other_books(["a:1", "a:7", "b:2", "c:3", "a:9"]) == [2, 2, 3, 4, 2]
+    with pytest.raises(ConfigError, match="All 2 documents are of one book"):
+        of_other_books(["a:1", "a:7"])

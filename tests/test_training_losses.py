@@ -113,6 +113,15 @@ def test_what_teaches_nothing_is_refused() -> None:
         lesson(TrainingExample(TEXT, None, None, (), "plain"))
     with pytest.raises(DocumentError, match="6 tokens, and a later stride to learn from takes 72"):
         lesson(TrainingExample("Short.", None, None, (), "short"), stage="stage1")
+    with pytest.raises(DocumentError, match="6 tokens, and a block takes 8"):
+        lesson(TrainingExample("Short.", "Q?", "A", (), "short"))
+
+
+def test_gold_too_wide_for_the_window_is_passed_over() -> None:
+    wide = TrainingExample(TEXT, "Q?", "A", ((0, 3), (900, 908)), "wide")
+    settings = TrainingSettings(stage="stage2", context=(200,), stride=64, intervals=(8,), window=140)
+    found, skipped = Teacher(tiny_decoder(), settings).lessons(iter([wide, EXAMPLE]), Draw(8, 200), n=1)
+    assert len(found) == len(skipped) == 1 and "window=140" in skipped[0]
 
 
 @pytest.mark.parametrize("interval", [1, 2, 3, 8, 40])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,16 +15,20 @@ import torch
 from conftest import tiny_decoder
 from typer.testing import CliRunner
 
+from acre_rag.baselines.acre import UNTRAINED, _learned
+from acre_rag.baselines.base import Setting
 from acre_rag.cli import app
 from acre_rag.errors import AdapterError, ConfigError, DocumentError
 from acre_rag.models import load_decoder
+from acre_rag.prompts import SHORT_ANSWER
 from acre_rag.proxies.adapter import adapter_info, load_learned, save_adapter
 from acre_rag.training.data import BuildOptions, build
 from acre_rag.training.lesson import Draw, Teacher
 from acre_rag.training.losses import next_token_loss
 from acre_rag.training.reader import NestedReader
-from acre_rag.training.run import run_training, untrained
-from acre_rag.training.settings import TrainingSettings, read_settings, shipped_settings
+from acre_rag.training.run import _check_same, begin, run_training
+from acre_rag.training.settings import DEFAULT_RANK, TrainingSettings, read_settings, shipped_settings
+from acre_rag.training.sft import PlainReader
 from acre_rag.training.stream import Shards
 from acre_rag.training.texts import Excerpts, split_texts
 from acre_rag.training.trainer import CHECKPOINT, Trainer
@@ -55,7 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trainer(texts: Path, settings: TrainingSettings = SETTINGS, out: Path | None = None) -> Trainer:
     decoder = tiny_decoder()
     files, _ = split_texts(texts, held_out=2)
-    reader = NestedReader(decoder, untrained(decoder, settings))
+    reader = NestedReader(decoder, begin(decoder, settings))
     return Trainer(reader, settings, Excerpts(files, n_chars=400, seed=settings.seed), out=out)
 
 
@@ -235,6 +240,77 @@ def test_a_run_leaves_an_adapter_that_says_what_it_was_trained_on(model: Path, t
         run_training(TrainingSettings(**vars(settings) | {"held_out": 6}), data=texts, out=tmp_path / "x", device="cpu")
 
 
+def test_what_measurements_call_untrained_is_what_training_begins_with() -> None:
+    decoder = tiny_decoder()
+    first = begin(decoder, TrainingSettings())
+    measured = _learned(Setting(decoder=decoder, template=SHORT_ANSWER), UNTRAINED)
+    line_break = decoder.tokenizer("\n")["input_ids"]
+    assert torch.equal(first.embedding, decoder.base.embed_tokens.weight[line_break].mean(dim=0))
+    assert torch.equal(measured.embedding, first.embedding)
+    for l1 in (first, measured):
+        assert not any(weight.any() for name, weight in l1.named_parameters() if name.endswith(".up"))
+
+
+def test_what_is_untrained_depends_on_its_seed_and_disturbs_no_other() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, same, other = (begin(tiny_decoder(), replace(SETTINGS, seed=seed)).state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["layers.0.q.down"], other["layers.0.q.down"])
+
+
+@pytest.mark.parametrize("wrong", ["cuda:99", "gpu", "cuda:one", "meta"])
+def test_a_device_that_would_not_be_trained_on_is_refused(wrong: str, texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"device='{wrong}'"):
+        run_training(SETTINGS, data=texts, out=tmp_path, device=wrong)
+
+
+def test_another_device_than_the_launch_gives_is_refused() -> None:
+    first, second = torch.device("cuda:0"), torch.device("cuda:1")
+    for wanted, given in (("cuda", first), ("cuda", second), ("cuda:1", second), ("cuda:0", torch.device("cuda"))):
+        _check_same(torch.device(wanted), given)
+    for wanted, given in (("cuda:1", first), ("cuda", torch.device("cpu")), ("cuda:1", torch.device("cuda"))):
+        with pytest.raises(ConfigError, match=f"device='{wanted}' is not where.*CUDA_VISIBLE_DEVICES"):
+            _check_same(torch.device(wanted), given)
+
+
+def test_the_environment_changes_no_gradient(model: Path, texts: Path, tmp_path: Path) -> None:
+    """Accelerate reads its environment once a process."""
+    for name, value, says in (
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "gradient_accumulation_steps=4"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", ""),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", *command(model, texts, tmp_path / name)],
+            env=os.environ | {name: value},
+            timeout=120,
+            capture_output=True,
+            text=True,
+        )
+        assert (says in done.stderr and done.returncode != 0) if says else done.returncode == 0, done.stderr
+    subprocess.run(
+        [sys.executable, "-c", *command(model, texts, tmp_path / "plain")], check=True, timeout=120, capture_output=True
+    )
+    assert curve_of(tmp_path / "ACCELERATE_MIXED_PRECISION") == curve_of(tmp_path / "plain")
+
+
+def test_the_rank_is_that_of_the_adapter_that_training_begins_with(model: Path, texts: Path, tmp_path: Path) -> None:
+    decoder, start = load_decoder(model, device="cpu", dtype="float32"), tmp_path / "start.safetensors"
+    save_adapter(begin(decoder, replace(SETTINGS, rank=3)), start, decoder=decoder, intervals=(4, 8))
+    settings = replace(SETTINGS, model=str(model), dtype="float32", steps=1, held_out=2, rank=None)
+    with pytest.raises(ConfigError, match=r"rank=2, but training begins with start\.safetensors, whose rank is 3"):
+        run_training(replace(settings, rank=2), data=texts, out=tmp_path / "other", start=start, device="cpu")
+    for named in (None, 3):
+        out = tmp_path / f"rank-{named}"
+        trained = run_training(replace(settings, rank=named), data=texts, out=out, start=start, device="cpu")
+        assert json.loads(trained.record.read_text())["settings"]["rank"] == 3
+        info = adapter_info(trained.adapter)
+        assert info is not None and info.rank == info.facts["settings"]["rank"] == 3
+    assert settings.new_rank == DEFAULT_RANK == 32
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Questions about numbered ships among sentences of other ships, as `acre data build` makes shards of them."""
@@ -258,7 +334,7 @@ def test_stage_two_learns_answers_and_where_they_stand(model: Path, shards: Path
     """As a command, from shards, through the end of a pass, beginning with an adapter."""
     start = tmp_path / "start.safetensors"
     decoder = load_decoder(model, device="cpu", dtype="float32")
-    save_adapter(untrained(decoder, SETTINGS), start, decoder=decoder, intervals=(8, 8))
+    save_adapter(begin(decoder, SETTINGS), start, decoder=decoder, intervals=(8, 8))
     options = f"--model {model} --data {shards} --start {start} --batch 4 --context 1600 --interval 8 --stride 400"
     options += " --lr 0.02 --dtype float32 --device cpu --retrieval-weight 1 --save-every 1 --schedule constant --json"
     done = CliRunner().invoke(app, f"train stage2 --out {tmp_path / 'out'} --steps 12 {options}".split())
@@ -268,6 +344,20 @@ def test_stage_two_learns_answers_and_where_they_stand(model: Path, shards: Path
     for name in ("loss", "retrieval_loss"):
         values = [record[name] for record in curve]
         assert sum(values[-4:]) < sum(values[:4])
+
+
+def test_fine_tuning_with_checkpointing_recomputes_and_learns_the_same(model: Path, shards: Path) -> None:
+    settings = TrainingSettings(stage="sft", context=(1600,), batch=2, steps=2, rank=2)
+    learned, passes = [], []
+    for checkpointing in (False, True):
+        decoder = load_decoder(model, device="cpu", dtype="float32")
+        count: list[int] = []
+        decoder.base.layers[0].input_layernorm.register_forward_hook(lambda *_, count=count: count.append(1))
+        reader = PlainReader(decoder, rank=2, checkpointing=checkpointing)
+        learned.append(losses(Trainer(reader, settings, Shards(shards)).train().curve))
+        passes.append(len(count))
+    assert learned[1] == pytest.approx(learned[0], rel=1e-5)
+    assert passes == [4, 8]
 
 
 def test_fine_tuning_leaves_an_ordinary_model_that_answers_better(model: Path, shards: Path, tmp_path: Path) -> None:
@@ -321,10 +411,24 @@ def test_settings_are_read_from_a_file_and_from_options_above_it(tmp_path: Path)
         "stage = 'stage3'": "stage3",
         "steps = ": "cannot be read",
         "steps = 'many'": "many",
+        "rank = 'many'": "give a whole number",
+        "rank = -1": "rank=-1",
+        "stage = 'stage2'\ncontext = [100, 2048]": "context=100 is shorter than the interval 128",
+        "retrieval_weight = 0.1\nreading = 'sequential'": "needs reading='parallel'",
     }.items():
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             read_settings(path)
+
+
+def test_a_window_too_small_for_what_a_step_may_draw_is_refused_at_once(texts: Path) -> None:
+    prefix = Teacher(tiny_decoder(), SETTINGS)._prefix
+    # l = 4: the last stride of 160 tokens sees 30 L1 entries, and brings 40 tokens with 10 L1 tokens
+    least = len(prefix) + 30 + 50
+    assert trainer(texts, replace(SETTINGS, window=least, steps=1)).train().step == 1
+    with pytest.raises(ConfigError, match=f"window={least - 1} is too small for context=160 with interval=4"):
+        trainer(texts, replace(SETTINGS, window=least - 1))
+    trainer(texts, replace(SETTINGS, window=least - 1, intervals=(8,)))
 
 
 def test_shipped_settings_are_valid_and_known_by_name() -> None:

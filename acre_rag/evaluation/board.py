@@ -13,8 +13,11 @@ from acre_rag.evaluation.circumstances import circumstances
 from acre_rag.evaluation.forms import Form
 from acre_rag.evaluation.item import EvalItem, sample
 from acre_rag.evaluation.rows import Run, digest_of
+from acre_rag.evaluation.ruler import RULER, questions
 from acre_rag.evaluation.tasks import Task, task_of
 from acre_rag.prompts import render
+
+_MADE_QUESTIONS = 1000  # more than a run asks of one length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,7 @@ class Board:
             embedder=options.embedder,
             adapter=str(options.adapter) if options.adapter else None,
             heads=str(options.heads) if options.heads else None,
-            reserve_tokens=_most_asked(task, items, decoder),
+            reserve_tokens=_most_asked(task, items, decoder, seed=options.seed),
         )
         contents = {item.id: digest_of(item.document, item.question, *item.answers) for item in chosen}
         return cls(
@@ -135,14 +138,17 @@ class Board:
         return {**self.where, "time": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def _most_asked(task: Task, items: Sequence[EvalItem], decoder: Decoder) -> int:
+def _most_asked(task: Task, items: Sequence[EvalItem], decoder: Decoder, *, seed: int) -> int:
     """Tokens of the longest question with its answer: the room that systems which cut documents leave.
 
-    Of all questions, not of the sample's: a run that is prolonged must not cut its documents elsewhere.
+    Of all questions, not of the sample's: a run that is prolonged must not cut its documents elsewhere. Of made data
+    there are as many as are asked for; a fixed number stands for all.
     """
     prompt = render(task.template, decoder.tokenizer)
-    asked = [decoder.tokenizer(prompt.ask(item.question)[0], add_special_tokens=False)["input_ids"] for item in items]
-    return max(map(len, asked), default=0) + task.max_new_tokens
+    made = questions(task.name, count=_MADE_QUESTIONS, seed=seed) if task.name in RULER else []
+    asked = {prompt.ask(question)[0] for question in (*made, *(item.question for item in items))}
+    longest = max((len(decoder.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in asked), default=0)
+    return longest + task.max_new_tokens
 
 
 def _file_digest(path: Path | None) -> str:

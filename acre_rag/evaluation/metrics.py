@@ -6,6 +6,7 @@ OpenBMB/InfiniteBench `src/compute_scores.py`), so `qa_f1` serves both.
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -45,6 +46,8 @@ def contains_answer(answer: str, references: Sequence[str]) -> float:
 def rouge_l(answer: str, references: Sequence[str]) -> float:
     """ROUGE-L F-measure against the best reference, without stemming, by Google's `rouge-score`.
 
+    Words are those of every script (`unicode_words`); of ASCII text, the package's own.
+
     LongBench itself uses the package `rouge`, which joins per-sentence subsequences and counts repeated words once; its
     figures are near these, but not the same.
 
@@ -53,6 +56,20 @@ def rouge_l(answer: str, references: Sequence[str]) -> float:
     """
     scorer = _rouge()
     return 100 * max(float(scorer.score(reference, answer)["rougeL"].fmeasure) for reference in references)
+
+
+def unicode_words(text: str) -> list[str]:
+    """Runs of letters, marks and digits in lower case; where a script puts no spaces between words, its characters.
+
+    `rouge-score` itself knows the ASCII letters and digits alone, and finds nothing in Chinese, Greek or Hindi.
+    """
+    plain = unicodedata.normalize("NFKC", text).lower()
+    spaced = re.sub(rf"([{_UNSPACED}])", r" \1 ", plain)
+    return "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in spaced).split()
+
+
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+"""Thai, Lao, Burmese, Khmer, Japanese kana, Chinese characters."""
 
 
 def ruler_all(answer: str, references: Sequence[str]) -> float:
@@ -155,7 +172,15 @@ def _rouge() -> Any:
         from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtraError("rouge-score", "evaluation", "Scoring long answers (ROUGE-L)") from error
-    return RougeScorer(["rougeL"], use_stemmer=False)
+    return RougeScorer(["rougeL"], tokenizer=_Words())
+
+
+class _Words:
+    """`unicode_words` as `rouge-score` takes it."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Words in order."""
+        return unicode_words(text)
 
 
 def _by_references(metric: Callable[[str, Sequence[str]], float]) -> Callable[[str, EvalItem], float]:

@@ -13,6 +13,7 @@ from statistics import fmean
 from acre_rag.baselines.registry import SYSTEMS
 from acre_rag.errors import ConfigError
 from acre_rag.evaluation.forms import title_of
+from acre_rag.evaluation.remarks import elsewhere, machines_of, mixed, unequal
 from acre_rag.evaluation.rows import Row
 from acre_rag.evaluation.statistics import Estimate, mean_of, mean_of_means, paired_differences
 
@@ -44,8 +45,8 @@ class Cost:
         read_s: seconds to read a document.
         question_s: seconds of a question about a document that was read.
         first_token_s: seconds until its answer began.
-        peak_bytes: highest peak memory of a question.
-        memory: what that is.
+        peak_bytes: highest peak memory of a question; `None` too where rows measured it in several ways.
+        memory: what that is; empty then.
         kv_tokens: tokens attended when an answer began: prompt and cache.
     """
 
@@ -126,6 +127,18 @@ def compare(rows: Iterable[Row], *, baseline: str = "acre") -> list[Comparison]:
     return [_compared(each, baseline) for each in settings.values()]
 
 
+def of_one_setting(found: Sequence[Comparison]) -> Comparison:
+    """The only comparison of several.
+
+    Raises:
+        ConfigError: the rows were of several settings; names them.
+    """
+    if len(found) > 1:
+        settings = ", ".join(f"{each.model} ({each.setting})" for each in found)
+        raise ConfigError(f"The rows are of several settings: {settings}. Write each to a folder of its own.")
+    return found[0]
+
+
 def _compared(rows: Sequence[Row], baseline: str) -> Comparison:
     _check_made_alike(rows)
     asked, remarks = _one_each([row for row in rows if not row.refused])
@@ -147,12 +160,12 @@ def _compared(rows: Sequence[Row], baseline: str) -> Comparison:
     return Comparison(
         model=first.run.model,
         setting=f"{first.run.dtype}, window {first.run.window:,}",
-        machine="; ".join(sorted({_machine(row) for row in rows} - {""})),
+        machine="; ".join(machines_of(rows)),
         baseline=baseline,
         datasets=datasets,
         systems=findings,
         rows=asked,
-        remarks=[*remarks, *_unequal(scores), *_mixed(asked.values())],
+        remarks=[*remarks, *unequal(scores), *mixed(asked.values()), *elsewhere(rows)],
     )
 
 
@@ -194,13 +207,14 @@ def _findings(
 def _cost(rows: Sequence[Row]) -> Cost:
     documents = {(row.run.dataset, row.document): row.seconds["read"] for row in rows if "read" in row.seconds}
     answered = [row for row in rows if row.error is None]
+    kinds = {row.memory["kind"] for row in answered if row.memory}
     peaks = [row.memory["peak_bytes"] for row in answered if row.memory.get("peak_bytes") is not None]
     return Cost(
         read_s=_mean(documents.values()),
         question_s=_mean(row.seconds["question"] for row in answered),
         first_token_s=_mean(row.seconds["first_token"] for row in answered),
-        peak_bytes=max(peaks, default=None),
-        memory=next((row.memory["kind"] for row in answered if row.memory), ""),
+        peak_bytes=max(peaks, default=None) if len(kinds) == 1 else None,
+        memory=kinds.pop() if len(kinds) == 1 else "",
         kv_tokens=_mean(row.tokens["prompt"] + row.tokens["cached"] for row in answered),
     )
 
@@ -244,39 +258,6 @@ def _one_each(rows: Sequence[Row]) -> tuple[dict[tuple[str, str, str], Row], lis
     return found, [f"{repeated} rows repeat a question; the last one counts."] if repeated else []
 
 
-def _unequal(scores: Mapping[tuple[str, str], Mapping[str, float]]) -> list[str]:
-    """Systems that were not asked what the others were."""
-    remarks = []
-    for dataset in {dataset: None for _, dataset in scores}:
-        asked = {system: set(items) for (system, of), items in scores.items() if of == dataset and items}
-        everything = set().union(*asked.values())
-        missing = {system: len(everything - items) for system, items in asked.items() if everything - items}
-        for system, count in missing.items():
-            remarks.append(
-                f"{dataset}: {system} lacks {count} of {len(everything)} questions; its mean is over those it has."
-            )
-    return remarks
-
-
-def _mixed(rows: Iterable[Row]) -> list[str]:
-    """Data sets that were not asked alike: prompts, limits, metric or seed differ, an item's text, or the code."""
-    alike: dict[str, set[tuple[str, int, tuple[str, ...], str, int]]] = defaultdict(set)
-    contents: dict[tuple[str, str | None], set[str]] = defaultdict(set)
-    commits: set[str] = set()
-    for row in rows:
-        run = row.run
-        alike[run.dataset].add((run.template, run.max_new_tokens, tuple(run.stop), run.metric, run.seed))
-        contents[run.dataset, row.item].add(row.content)
-        commits.add(str(row.where.get("commit", "unknown")))
-    told = "prompts, limits, metric or seed differ between systems."
-    changed = Counter(dataset for (dataset, _), of in contents.items() if len(of) > 1)
-    return [
-        *(f"{dataset}: {told}" for dataset, of in alike.items() if len(of) > 1),
-        *(f"{dataset}: {n} questions differ between systems." for dataset, n in changed.items()),
-        *([f"Rows were measured at several commits: {', '.join(sorted(commits))}."] if len(commits) > 1 else []),
-    ]
-
-
 def _registry_order(system: tuple[str, str]) -> tuple[int, list[str | int]]:
     """As the registry has them; the same system with several options by the options' numbers."""
     label, name = system
@@ -292,7 +273,3 @@ def _family(name: str) -> str:
 def _said(row: Row) -> str:
     error = row.error or {}
     return f"{error.get('kind', '')}: {error.get('message', '')}"
-
-
-def _machine(row: Row) -> str:
-    return ", ".join(each for each in (row.where.get("machine", ""), row.where.get("device", "")) if each)

@@ -71,7 +71,8 @@ class Row:
         tokens: "prompt", "also_read", "cached", "refilled", "generated": fields of `Usage`.
         seconds: "read" (the document, once), "question" (all of this one), "first_token".
         memory: "peak_bytes" and "kind"; see `acre_rag.evaluation.memory`.
-        sources: spans "start", "end" with "score", best first; the first few with the beginning of their "text".
+        sources: spans "start", "end" with "score" (null where it is no finite number), best first; the first few with
+            the beginning of their "text".
         trace: steps on the way, "name" and "text".
         notes: what the system said beside the answer.
         facts: what the system says of itself, e.g. which embedding model it found.

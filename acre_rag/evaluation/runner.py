@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -238,7 +239,7 @@ def _what_it_says(answer: Answer) -> dict[str, Any]:
             {
                 "start": source.start,
                 "end": source.end,
-                "score": round(source.score, 5),
+                "score": _finite(source.score),
                 **({"text": source.text[:_QUOTE_CHARS]} if rank < _QUOTED_SOURCES else {}),
             }
             for rank, source in enumerate(answer.sources)
@@ -246,6 +247,11 @@ def _what_it_says(answer: Answer) -> dict[str, Any]:
         "trace": [asdict(step) for step in answer.trace],
         "notes": list(answer.notes),
     }
+
+
+def _finite(score: float) -> float | None:
+    """As JSON can say it; `None` for what is no number: the answer counts all the same."""
+    return round(float(score), 5) if isfinite(score) else None
 
 
 def _failure(error: Exception) -> dict[str, str]:

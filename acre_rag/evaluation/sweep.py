@@ -7,7 +7,7 @@ from acre_rag.baselines.registry import system_named
 from acre_rag.config import ACREConfig
 from acre_rag.errors import ConfigError
 from acre_rag.evaluation.forms import Form, title_of
-from acre_rag.evaluation.report import Cell, Comparison, compare
+from acre_rag.evaluation.report import Cell, Comparison, compare, of_one_setting
 from acre_rag.evaluation.rows import Row
 from acre_rag.evaluation.statistics import Estimate
 
@@ -61,11 +61,7 @@ class Sweep:
         """Findings from this sweep's rows among others, of one model; the first form is the baseline."""
         labels = [form.label for form in self.forms]
         own = [row for row in rows if row.run.system in labels]
-        found = compare(own, baseline=labels[0])
-        if len(found) > 1:
-            models = ", ".join(f"{each.model} ({each.setting})" for each in found)
-            raise ConfigError(f"The rows are of several settings: {models}. Sweep each into a folder of its own.")
-        return found[0]
+        return of_one_setting(compare(own, baseline=labels[0]))
 
     def curves(self, comparison: Comparison) -> list[tuple[str, list[tuple[float, Estimate]]]]:
         """Title of each system with its average score at each value; values that failed everywhere are left out."""

@@ -68,7 +68,7 @@ def calibrate(
         report(f"document {number}/{len(documents)}, {len(measured)} questions")
     heads, facts = choose_heads(measured, decoder, n_heads)
     facts |= {
-        "data": [path.name for path in data] or ["needles"],
+        "data": [*(path.name for path in data), "needles"],
         "documents": len(documents),
         "questions": len(measured),
         "seed": seed,

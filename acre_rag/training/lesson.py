@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from acre_rag.blocks import blocks_of_tokens, tokens_of_chars
 from acre_rag.decoder import Decoder
-from acre_rag.errors import DocumentError
+from acre_rag.errors import CapacityError, ConfigError, DocumentError
 from acre_rag.prompts import SHORT_ANSWER, RenderedPrompt, render
 from acre_rag.question import Question
 from acre_rag.reading import tokenised_question
@@ -71,11 +72,29 @@ class Teacher:
         self._prompt: RenderedPrompt = render(SHORT_ANSWER, decoder.tokenizer)
         self._prefix = self._ids(self._prompt.prefix)
 
+    def check_window(self) -> None:
+        """Lay out a document of each length with each interval, so that no step fails hours into a run.
+
+        Raises:
+            ConfigError: one that a step may draw does not fit the window.
+        """
+        if self._settings.stage == "sft":
+            return
+        for n_tokens, interval in product(self._settings.context, self._settings.intervals):
+            try:
+                self._reading(n_tokens, interval)
+            except CapacityError as error:
+                raise ConfigError(
+                    f"window={self._settings.window} is too small for context={n_tokens} with interval={interval}, and "
+                    f"a step may draw both. {error}"
+                ) from error
+
     def lesson(self, example: TrainingExample, draw: Draw) -> Lesson:
         """One example of the run's stage.
 
         Raises:
             DocumentError: too short to learn from, or without question and answer in stage 2.
+            CapacityError: the document does not fit the window: what answers is spread too wide, or its tail is long.
         """
         if self._settings.stage == "stage1":
             return self.document_lesson(example, draw)
@@ -100,7 +119,7 @@ class Teacher:
             example = next(examples)
             try:
                 found.append(self.lesson(example, draw))
-            except DocumentError as error:
+            except (DocumentError, CapacityError) as error:
                 skipped.append(str(error))
                 if len(skipped) == _MOST_SKIPPED:
                     raise DocumentError(
@@ -127,6 +146,8 @@ class Teacher:
         question, answer = self._asked(example)
         rng = random.Random(f"{self._settings.seed}:{example.id}:{draw}")
         document, gold_tokens = self._around_gold(example, draw.n_tokens, rng)
+        if len(document) < draw.interval:
+            raise DocumentError(f"{example.id} has {len(document)} tokens, and a block takes {draw.interval}.")
         layout = self._reading(len(document), draw.interval)
         gold = _blocks_of(gold_tokens, layout)
         first = layout.n_slots

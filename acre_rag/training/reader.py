@@ -54,12 +54,17 @@ class NestedReader(nn.Module):
         self._rows = torch.empty(0, dtype=torch.long)
         last: Any = l1.layers[-1]
         last["q"].requires_grad_(False)
-        self._set_checkpointing(checkpointing)
+        recompute(decoder, checkpointing, context_fn=self._contexts)
 
     @property
     def decoder(self) -> Decoder:
         """The frozen model."""
         return self._aside[0]
+
+    @property
+    def rank(self) -> int:
+        """Of the L1 projections; 0 for full rank."""
+        return self.l1.rank
 
     @property
     def trained(self) -> nn.Module:
@@ -94,15 +99,6 @@ class NestedReader(nn.Module):
         nested = nested_embeddings(self.decoder, self.l1, document, n_blocks=layout.n_blocks, interval=layout.interval)
         return torch.cat([embed(prefix), nested, embed(asked)])
 
-    def _set_checkpointing(self, wanted: bool) -> None:
-        """Layers recompute only in training mode; their dropouts, children of theirs, stay in evaluation mode."""
-        model = self.decoder.model
-        if wanted:  # the older name goes with transformers 6, the newer came in 5.2x
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False, "context_fn": self._contexts})
-        for layer in self.decoder.base.layers:
-            layer.training = wanted
-
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Around a layer's forward pass, and around its second one: by then `forward` has put everything back."""
         return nullcontext(), self._again(self._rows)
@@ -111,3 +107,21 @@ class NestedReader(nn.Module):
     def _again(self, rows: Tensor) -> Iterator[None]:
         with l1_projections(self.decoder, self.l1, rows), switched(self.decoder):
             yield
+
+
+def recompute(decoder: Decoder, wanted: bool, **options: Any) -> None:
+    """Whether the model's layers run a second time in the backward pass instead of keeping their activations.
+
+    Layers recompute only in training mode; their dropouts, children of theirs, stay in evaluation mode.
+
+    Args:
+        decoder: the model.
+        wanted: if not, layers are put back to evaluation mode.
+        options: of `torch.utils.checkpoint.checkpoint`.
+    """
+    model = decoder.model
+    if wanted:  # the older name goes with transformers 6, the newer came in 5.2x
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False, **options})
+    for layer in decoder.base.layers:
+        layer.training = wanted

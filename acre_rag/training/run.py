@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import transformers
 from accelerate import Accelerator  # type: ignore[import-untyped]
 
 from acre_rag.decoder import Decoder
+from acre_rag.errors import ConfigError
 from acre_rag.models import load_decoder
 from acre_rag.proxies.adapter import SHIPPED, load_learned, save_adapter, shipped_adapter
 from acre_rag.proxies.learned import L1Parameters
+from acre_rag.proxies.start import untrained
 from acre_rag.training.reader import NestedReader
 from acre_rag.training.settings import TrainingSettings
 from acre_rag.training.sft import PlainReader
@@ -62,17 +64,18 @@ def run_training(
         data: folder of texts (`.txt`, `.txt.gz`), or of shards made by `acre data build`.
         out: folder for checkpoint, adapter and record.
         start: adapter to begin with (stage 2 begins with that of stage 1); untrained copies by default.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", or any torch device that this launch gives its processes.
         trackers: of Accelerate: "tensorboard", "wandb", ...
         on_step: called with each step's record on the main process.
 
     Raises:
         ConfigError, DocumentError, ModelError, AdapterError: each says what to do.
     """
-    accelerator = Accelerator(cpu=device == "cpu", log_with=list(trackers) or None, project_dir=out)
+    accelerator = _accelerator(device, trackers, out)
     decoder = load_decoder(settings.model, device=str(accelerator.device), dtype=settings.dtype)
     base = {"architecture": decoder.architecture, "digest": decoder.digest}  # before anything is changed in place
     reader = _reader(decoder, settings, start)
+    settings = replace(settings, rank=reader.rank)  # the real one is recorded, whoever named it
     examples, facts = _examples(data, settings)
     out.mkdir(parents=True, exist_ok=True)
     if trackers:
@@ -112,11 +115,66 @@ def run_training(
     return trained
 
 
+def _accelerator(device: str, trackers: tuple[str, ...], out: Path) -> Accelerator:
+    """Processes and devices of this launch; the environment may choose neither another device nor another precision.
+
+    Raises:
+        ConfigError: no such device, or not the one that the launch gives this process.
+    """
+    if device != "auto":
+        _check_usable(device)
+    accelerator = Accelerator(
+        cpu=device == "cpu", mixed_precision="no", log_with=list(trackers) or None, project_dir=out
+    )
+    if device != "auto":
+        _check_same(torch.device(device), accelerator.device)
+    return accelerator
+
+
+def _check_usable(device: str) -> None:
+    try:
+        torch.empty(1, device=torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device={device!r} cannot be used on this machine ({str(error).splitlines()[0]}). Use device='cpu'."
+        ) from error
+
+
+def _check_same(wanted: torch.device, given: torch.device) -> None:
+    """A device without a number is any of its kind."""
+    if wanted.type != given.type or wanted.index not in (None, given.index or 0):
+        raise ConfigError(
+            f"device='{wanted}' is not where this launch trains, which is '{given}'. Use device='auto', and choose "
+            "among GPUs by CUDA_VISIBLE_DEVICES or the launcher's own options."
+        )
+
+
 def _reader(decoder: Decoder, settings: TrainingSettings, start: Path | None) -> NestedReader | PlainReader:
     if settings.stage == "sft":
-        return PlainReader(decoder, rank=settings.rank, seed=settings.seed)
-    l1 = load_learned(start, decoder) if start else untrained(decoder, settings)
+        return PlainReader(decoder, rank=settings.new_rank, seed=settings.seed, checkpointing=settings.checkpointing)
+    l1 = _started(start, decoder, settings.rank) if start else begin(decoder, settings)
     return NestedReader(decoder, l1, reading=settings.reading, checkpointing=settings.checkpointing)
+
+
+def begin(decoder: Decoder, settings: TrainingSettings) -> L1Parameters:
+    """Untrained L1 as the settings want it."""
+    return untrained(decoder, rank=settings.new_rank, start_text=settings.start_text, seed=settings.seed)
+
+
+def _started(start: Path, decoder: Decoder, rank: int | None) -> L1Parameters:
+    """What an earlier training left.
+
+    Raises:
+        AdapterError: it cannot be loaded.
+        ConfigError: the settings name another rank.
+    """
+    l1 = load_learned(start, decoder)
+    if rank not in (None, l1.rank):
+        raise ConfigError(
+            f"rank={rank}, but training begins with {start.name}, whose rank is {l1.rank}. Use rank={l1.rank}, leave "
+            "it out, or begin without an adapter."
+        )
+    return l1
 
 
 def _save(reader: NestedReader | PlainReader, path: Path, settings: TrainingSettings, record: dict[str, Any]) -> None:
@@ -133,17 +191,6 @@ def _start_digest(start: Path | None, decoder: Decoder) -> str:
         return ""
     path = shipped_adapter(decoder) if str(start) == SHIPPED else start
     return digest_of(sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path])
-
-
-def untrained(decoder: Decoder, settings: TrainingSettings) -> L1Parameters:
-    """L1 parameters that change nothing yet, and an L1 token that reads like `settings.start_text`."""
-    torch.manual_seed(settings.seed)
-    l1 = L1Parameters(decoder, rank=settings.rank)
-    ids = decoder.tokenizer(settings.start_text, add_special_tokens=False)["input_ids"]
-    if ids:
-        with torch.no_grad():
-            l1.embedding.copy_(decoder.base.embed_tokens.weight[ids].float().mean(dim=0))
-    return l1
 
 
 def _examples(data: Path, settings: TrainingSettings) -> tuple[Examples, dict[str, Any]]:

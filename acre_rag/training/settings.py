@@ -9,9 +9,11 @@ from typing import Any
 from acre_rag.config import INTERVALS
 from acre_rag.errors import ConfigError
 from acre_rag.models import BUILTIN
+from acre_rag.proxies.start import START_TEXT
 
 STAGES = ("stage1", "stage2", "sft")
 SCHEDULES = ("cosine", "constant")
+DEFAULT_RANK = 32
 _SHIPPED = resources.files("acre_rag") / "data" / "training"
 
 
@@ -29,9 +31,9 @@ class TrainingSettings:
         intervals: intervals `l`; one is drawn for each step.
         stride: `S`.
         window: `W`; `None` for the narrowest (a stride sees of earlier ones their L1 entries alone).
-        rank: of the L1 projections; 0 for full rank, as in the paper.
-        start_text: the L1 token's embedding begins as the mean of this text's; "" for the end-of-text token's. A line
-            break disturbs an untrained model least (benchmarks/LOG.md).
+        rank: of the L1 projections; 0 for full rank, as in the paper; `None` for that of the adapter that training
+            begins with, and `DEFAULT_RANK` without one.
+        start_text: the L1 token's embedding begins as the mean of this text's; "" for the end-of-text token's.
         learning_rate: at its highest.
         schedule: after the warm-up: "cosine" to zero, or "constant".
         warmup_steps: from zero to `learning_rate`.
@@ -60,8 +62,8 @@ class TrainingSettings:
     intervals: tuple[int, ...] = INTERVALS
     stride: int = 512
     window: int | None = None
-    rank: int = 32
-    start_text: str = "\n"
+    rank: int | None = None
+    start_text: str = START_TEXT
     learning_rate: float = 1e-3
     schedule: str = "cosine"
     warmup_steps: int = 5
@@ -85,8 +87,9 @@ class TrainingSettings:
             )
         low = {"steps": 1, "batch": 1, "stride": 2, "rank": 0, "warmup_steps": 0, "save_every": 1, "held_out": 0}
         for name, least in low.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}={getattr(self, name)} is too small: use {least} or more.")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name}={value} is too small: use {least} or more.")
         if not self.intervals or not self.context or min(self.intervals) < 1:
             raise ConfigError(f"intervals={self.intervals}, context={self.context}: name at least one of each.")
         if self.stride < max(self.intervals):
@@ -100,8 +103,23 @@ class TrainingSettings:
                 f"{self.stride} and a block of {max(self.intervals)} take {self.least_tokens} tokens. Use longer "
                 "documents, a smaller stride, smaller intervals, or first_stride=true."
             )
+        if self.stage == "stage2" and min(self.context) < max(self.intervals):
+            raise ConfigError(
+                f"context={min(self.context)} is shorter than the interval {max(self.intervals)}: such a document has "
+                "no block, and nothing is learned from it. Use longer documents or smaller intervals."
+            )
+        if self.retrieval_weight and self.reading == "sequential":
+            raise ConfigError(
+                f"retrieval_weight={self.retrieval_weight} needs reading='parallel': a loop of steps shows nobody its "
+                "queries and keys."
+            )
         if not 0 < self.learning_rate < 1:
             raise ConfigError(f"learning_rate={self.learning_rate} must lie between 0 and 1.")
+
+    @property
+    def new_rank(self) -> int:
+        """Rank of what is made anew."""
+        return DEFAULT_RANK if self.rank is None else self.rank
 
     @property
     def least_tokens(self) -> int:
@@ -167,6 +185,7 @@ def _typed(name: str, value: Any) -> Any:
         return float(value)
     if isinstance(default, tuple) and isinstance(value, list) and all(type(each) is int for each in value):
         return tuple(value)
-    if type(value) is (int if name == "window" else type(default)):
+    if type(value) is (int if default is None else type(default)):
         return value
-    raise ConfigError(f"{name}={value!r} is of the wrong kind: give it as in {name}={default!r}.")
+    wanted = "a whole number" if default is None else f"it as in {name}={default!r}"
+    raise ConfigError(f"{name}={value!r} is of the wrong kind: give {wanted}.")

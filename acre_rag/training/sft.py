@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from acre_rag.decoder import Decoder
 from acre_rag.errors import ConfigError, MissingExtraError
 from acre_rag.training.layout import Layout
+from acre_rag.training.reader import recompute
 
 _TARGETS = ("q_proj", "k_proj", "v_proj", "qkv_proj")
 
@@ -25,14 +26,16 @@ class PlainReader(nn.Module):
         decoder: the model; its projections are changed in place.
         rank: of the changes, 1 or more.
         seed: of their start values.
+        checkpointing: a second forward pass instead of the memory of activations.
 
     Raises:
         ConfigError: rank 0.
         MissingExtraError: `peft` is not installed.
     """
 
-    def __init__(self, decoder: Decoder, *, rank: int, seed: int = 0) -> None:
+    def __init__(self, decoder: Decoder, *, rank: int, seed: int = 0, checkpointing: bool = False) -> None:
         super().__init__()
+        self.rank = rank
         if not rank:
             raise ConfigError("rank=0 would change every weight of the model. Use a rank of 1 or more for sft.")
         if importlib.util.find_spec("peft") is None:
@@ -45,6 +48,7 @@ class PlainReader(nn.Module):
         self._aside: tuple[Decoder, Any] = (decoder, peft.get_peft_model(decoder.model, config))
         changes = {n.replace(".", "-"): p for n, p in decoder.model.named_parameters() if p.requires_grad}
         self.trained = nn.ParameterDict(changes)
+        recompute(decoder, checkpointing)
 
     @property
     def decoder(self) -> Decoder:

@@ -54,7 +54,8 @@ class Trainer:
         on_step: called on the main process with each step's record.
 
     Raises:
-        ConfigError: a batch that the processes cannot share evenly, or a way of sharding that is not supported.
+        ConfigError: a batch that the processes cannot share evenly; a window too small for what is read; a way of
+            sharding, a precision or an accumulation of gradients that the launch asks for and that is not supported.
     """
 
     def __init__(
@@ -70,11 +71,13 @@ class Trainer:
         start_digest: str = "",
         on_step: Callable[[Record], None] = lambda record: None,
     ) -> None:
-        self._accelerator = accelerator or Accelerator(cpu=reader.decoder.device.type == "cpu")
+        self._accelerator = accelerator or Accelerator(cpu=reader.decoder.device.type == "cpu", mixed_precision="no")
         _check_processes(self._accelerator, settings)
+        _check_gradients(self._accelerator)
         self._settings, self._examples, self._on_step = settings, examples, on_step
         self._reader = reader
         self._teacher = Teacher(reader.decoder, settings)
+        self._teacher.check_window()
         self._checkpoint = out / CHECKPOINT if out else None
         self._run = {k: v for k, v in settings.to_dict().items() if k != "save_every"}
         self._run |= {"data": data_digest, "base": base_digest or reader.decoder.digest, "start": start_digest}
@@ -213,6 +216,21 @@ def _check_processes(accelerator: Accelerator, settings: TrainingSettings) -> No
     if settings.batch % accelerator.num_processes:
         raise ConfigError(
             f"batch={settings.batch} cannot be shared by {accelerator.num_processes} processes: use a multiple."
+        )
+
+
+def _check_gradients(accelerator: Accelerator) -> None:
+    """What Accelerate takes from its environment must not change what is learned without a word."""
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ConfigError(
+            f"gradient_accumulation_steps={accelerator.gradient_accumulation_steps} of Accelerate would divide every "
+            "gradient: a step here takes its whole batch, one document after another. Use batch=..., and unset "
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS."
+        )
+    if accelerator.mixed_precision != "no":
+        raise ConfigError(
+            f"mixed_precision={accelerator.mixed_precision!r} of Accelerate would change the precision of L1 and its "
+            "losses: use dtype=... for the frozen model, and mixed_precision='no'."
         )
 
 

@@ -14,9 +14,9 @@ from typing import Any
 from acre_rag.errors import ConfigError, EvaluationError
 from acre_rag.evaluation.item import EvalItem
 from acre_rag.evaluation.ruler.distractors import question_maker
-from acre_rag.evaluation.ruler.haystack import filled_haystack, sentences_of
+from acre_rag.evaluation.ruler.haystack import Haystack, filled_haystack, sentences_of
 from acre_rag.evaluation.ruler.needles import NEEDLES, needle_maker
-from acre_rag.evaluation.ruler.quiz import Quiz
+from acre_rag.evaluation.ruler.quiz import Fill, Quiz, QuizMaker
 from acre_rag.evaluation.ruler.variables import variable_maker
 
 RULER: tuple[str, ...] = (*NEEDLES, "ruler_vt", "ruler_qa")
@@ -52,17 +52,33 @@ def generate(
         raise EvaluationError(f"Unknown RULER-style task {name!r}; known: {', '.join(RULER)}.")
     if count < 1:
         raise ConfigError(f"count={count} must be 1 or more.")
-    fill = partial(filled_haystack, tokenizer=tokenizer, tokens=tokens)
+    make = _maker(name, partial(filled_haystack, tokenizer=tokenizer, tokens=tokens), texts, pairs)
+    return [_item(f"{name}-{tokens}-{seed}-{i}", name, make(_random(name, seed, i), i)) for i in range(count)]
+
+
+def questions(name: str, *, count: int, seed: int = 0) -> list[str]:
+    """What `generate` asks in its first items of a task, whatever their length; makes no document.
+
+    Args:
+        name: one of `RULER`.
+        count: questions.
+        seed: of every choice.
+    """
+    make = _maker(name, lambda *_, **__: Haystack("", (), 0), None, None)
+    return [make(_random(name, seed, i), i).question for i in range(count)]
+
+
+def _maker(name: str, fill: Fill, texts: Sequence[str] | None, pairs: Sequence[EvalItem] | None) -> QuizMaker:
     book = (resources.files("acre_rag") / "data" / "alice.txt").read_text(encoding="utf-8")
     if name in NEEDLES:
-        make = needle_maker(NEEDLES[name], sentences_of([book] if texts is None else texts), fill)
-    elif name == "ruler_vt":
-        make = variable_maker(fill)
-    else:
-        make = question_maker(book, fill, texts=texts, pairs=pairs)
-    return [
-        _item(f"{name}-{tokens}-{seed}-{i}", name, make(random.Random(f"{name} {seed} {i}"), i)) for i in range(count)
-    ]
+        return needle_maker(NEEDLES[name], sentences_of([book] if texts is None else texts), fill)
+    if name == "ruler_vt":
+        return variable_maker(fill)
+    return question_maker(book, fill, texts=texts, pairs=pairs)
+
+
+def _random(name: str, seed: int, i: int) -> random.Random:
+    return random.Random(f"{name} {seed} {i}")
 
 
 def _item(id: str, name: str, quiz: Quiz) -> EvalItem:
