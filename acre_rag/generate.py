@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, StoppingCriteria, StoppingCriteriaList, TextStreamer
+from transformers import Cache, DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from acre_rag.cache import KV
 from acre_rag.decoder import Decoder
+from acre_rag.ending import PieceStreamer, Stops, answer_text
 from acre_rag.errors import ConfigError
 
 
@@ -118,7 +119,7 @@ def decode_on(
         stopped: for each row, asked after every token; true stops that one.
     """
     clock = _Clock(stopped)
-    stops = [_Stops(decoder, input_ids.shape[1], settings.stop)] if settings.stop else []
+    stops = [Stops(decoder, input_ids.shape[1], settings.stop)] if settings.stop else []
     with torch.random.fork_rng(enabled=settings.seed is not None), torch.inference_mode():
         if settings.seed is not None:
             torch.manual_seed(settings.seed)
@@ -127,64 +128,13 @@ def decode_on(
             attention_mask=mask,
             past_key_values=cache,
             stopping_criteria=StoppingCriteriaList([clock, *stops]),
-            streamer=_PieceStreamer(decoder, on_text, settings.stop) if on_text else None,
+            streamer=PieceStreamer(decoder, on_text, settings.stop) if on_text else None,
             **_slots_of(decoder, n_cached=mask.shape[1] - input_ids.shape[1], n_new=input_ids.shape[1]),
             **_options(decoder, settings),
         )
     new = output[:, input_ids.shape[1] :]
-    results = [clock.result(*_answer_text(decoder, row, settings.stop)) for row in new]
+    results = [clock.result(*answer_text(decoder, row, settings.stop)) for row in new]
     return [replace(each, ids=tuple(row[: each.n_tokens].tolist())) for each, row in zip(results, new, strict=True)]
-
-
-class _PieceStreamer(TextStreamer):
-    """Hands finished pieces of text on, as transformers decodes them; holds back what may begin a stop string."""
-
-    def __init__(self, decoder: Decoder, on_text: Callable[[str], None], stops: tuple[str, ...]) -> None:
-        super().__init__(decoder.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._on_text, self._stops = on_text, stops
-        self._longest = max((len(stop) for stop in stops), default=1)
-        self._text, self._n_handed, self._stopped = "", 0, False
-        self._ends = _end_ids(decoder)
-
-    def put(self, value: Tensor) -> None:
-        """Called by transformers with each token; the text ends at an end, also when the model goes on."""
-        untyped: Any = super()
-        if not self.next_tokens_are_prompt and value.flatten().tolist()[0] in self._ends:
-            untyped.end()
-            self._stopped = True
-        else:
-            untyped.put(value)
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called by transformers with each piece."""
-        if self._stopped:
-            return
-        self._text += text
-        cut = _find_stop(self._text, self._stops)
-        self._stopped = cut is not None
-        ready = len(self._text) - (0 if stream_end else self._longest - 1) if cut is None else cut
-        if ready > self._n_handed:
-            self._on_text(self._text[self._n_handed : ready])
-            self._n_handed = ready
-
-
-def _find_stop(text: str, stops: tuple[str, ...]) -> int | None:
-    """Where the first stop string begins that reaches into the answer: models often begin with a line feed."""
-    blank = len(text) - len(text.lstrip())
-    places = (text.find(stop, max(0, blank - len(stop) + 1)) for stop in stops)
-    return min((place for place in places if place >= 0), default=None)
-
-
-class _Stops(StoppingCriteria):
-    """Ends each row at its stop string; of transformers' own, one before the answer's first word would end it too."""
-
-    def __init__(self, decoder: Decoder, n_prompt: int, stops: tuple[str, ...]) -> None:
-        self._decoder, self._n_prompt, self._stops = decoder, n_prompt, stops
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        # Special tokens too: one may be a stop string, and behind the first one nothing is kept.
-        texts = self._decoder.tokenizer.batch_decode(input_ids[:, self._n_prompt :], skip_special_tokens=False)
-        return torch.tensor([_find_stop(text, self._stops) is not None for text in texts], device=input_ids.device)
 
 
 class _Clock(StoppingCriteria):
@@ -288,22 +238,3 @@ def _padded_batch(
 def _pad_left(x: Tensor, length: int) -> Tensor:
     """`[Hkv, T, D]` to `[Hkv, length, D]`."""
     return torch.nn.functional.pad(x, (0, 0, length - x.shape[-2], 0))
-
-
-def _end_ids(decoder: Decoder) -> frozenset[int]:
-    """Tokens that end an answer: every special one, and the model's own ends, which its tokenizer may not name."""
-    own = decoder.model.generation_config.eos_token_id
-    own = [] if own is None else [own] if isinstance(own, int) else own
-    return frozenset([*decoder.tokenizer.all_special_ids, *own])
-
-
-def _answer_text(decoder: Decoder, row: Tensor, stops: tuple[str, ...]) -> tuple[str, int, bool]:
-    """Text, tokens, and whether it ended by itself."""
-    ids = row.tolist()
-    ends = _end_ids(decoder)
-    ended = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    text = str(decoder.tokenizer.decode(ids[:ended], skip_special_tokens=True))
-    cut = _find_stop(text, stops)
-    if cut is not None:  # what stands behind a stop string is padding
-        return text[:cut].strip(), ended, True
-    return text.strip(), min(len(ids), ended + 1), ended < len(ids)
