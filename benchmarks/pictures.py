@@ -16,11 +16,15 @@ def picture_path(result: Path, number: int) -> Path:
 
 
 def picture(name: str, comparison: Comparison) -> Any:
-    """A figure for a result of that name: `sweep-OPTION-...` gets curves over the option."""
+    """A figure for a result of that name: `sweep-OPTION-...` gets curves over the option, `table1-...` the tokens attended.
+
+    No seconds: rows of a table are asked on machines that do other work too.
+    """
     kind, option, *_ = name.split("-")
     if kind == "sweep":
         return plots.sweep_plot(_curves(comparison, option), xlabel=OPTIONS[option])
-    return plots.quality_against_cost(comparison) or plots.bars_by_dataset(comparison)
+    tokens = plots.quality_against_cost(comparison, costs=["tokens"]) if kind == "table1" else None
+    return tokens or plots.bars_by_dataset(comparison)
 
 
 def _curves(comparison: Comparison, option: str) -> list[tuple[str, list[tuple[float, Estimate]]]]:

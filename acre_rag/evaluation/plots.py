@@ -58,18 +58,29 @@ def save(figure: Any, path: Path) -> None:
         ) from error
 
 
-def quality_against_cost(comparison: Comparison) -> Any | None:
-    """Average score over seconds of a question, and over tokens attended; `None` without a system to show."""
+def quality_against_cost(comparison: Comparison, *, costs: Sequence[str] = ("seconds", "tokens")) -> Any | None:
+    """Average score over what a question costs; `None` without a system to show.
+
+    Args:
+        comparison: the findings.
+        costs: one panel each: "seconds" of a question once its document is read, "tokens" attended.
+    """
     shown = [each for each in comparison.systems if each.average and each.cost.question_s and each.cost.kv_tokens]
     if not shown:
         return None
-    figure = new_figure(11, 4.6)
-    time, tokens = figure.subplots(1, 2, sharey=True)
-    _scatter(time, shown, lambda each: each.cost.question_s or 0.0, "seconds of a question, once its document is read")
-    _scatter(tokens, shown, lambda each: each.cost.kv_tokens or 0.0, "tokens attended when the answer begins")
-    time.set_ylabel("average score")
-    _legend(figure, time)
+    figure = new_figure(4.6 + 3.2 * len(costs), 4.6)
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    for axis, name in zip(panels, costs, strict=True):
+        _scatter(axis, shown, *_COSTS[name])
+    panels[0].set_ylabel("average score")
+    _legend(figure, panels[0])
     return figure
+
+
+_COSTS: dict[str, tuple[Callable[[SystemFindings], float], str]] = {
+    "seconds": (lambda each: each.cost.question_s or 0.0, "seconds of a question, once its document is read"),
+    "tokens": (lambda each: each.cost.kv_tokens or 0.0, "tokens attended when the answer begins"),
+}
 
 
 def bars_by_dataset(comparison: Comparison) -> Any:
