@@ -12,6 +12,7 @@ from acre_rag.errors import DeadlineError
 from acre_rag.worker import Ticket
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 class Pieces:
@@ -75,7 +76,7 @@ class TextStream(Generic[T], Iterator["str | T"], AsyncIterator["str | T"]):
         """`sources` on an event loop."""
         try:
             async with asyncio.timeout(self._ticket.remaining_s()):
-                return await asyncio.shield(asyncio.wrap_future(self._pieces.sources))
+                return await asyncio.shield(_on_loop(self._pieces.sources))
         except TimeoutError as error:
             raise self._given_up(error) from None
 
@@ -138,9 +139,7 @@ class TextStream(Generic[T], Iterator["str | T"], AsyncIterator["str | T"]):
             self._ended = True
             if self._ticket.cancel():
                 return
-            done = asyncio.wrap_future(self._ticket.future)
-            done.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen: nobody reads it any more
-            await asyncio.wait([done])
+            await asyncio.wait([_on_loop(self._ticket.future)])
 
     def __enter__(self) -> "TextStream[T]":
         return self
@@ -163,3 +162,10 @@ class TextStream(Generic[T], Iterator["str | T"], AsyncIterator["str | T"]):
         self._ended = True
         result: T = self._ticket.future.result()
         return result
+
+
+def _on_loop(future: Future[V]) -> "asyncio.Future[V]":
+    """A future for the running loop; whoever waits for it may leave before its error comes."""
+    done = asyncio.wrap_future(future)
+    done.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen: else asyncio reports it
+    return done

@@ -15,7 +15,7 @@ FLOORS = [
     {"rope", "gguf", "support", "transfer", "l2", "answer", "prompts", "extract", "worker", "pressure"},
     {"cache", "streams"},
     {"decoder"},
-    {"models"},
+    {"models", "ending"},
     {"proxies"},
     {"construct", "heads", "quantise"},
     {"passages"},

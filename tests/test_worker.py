@@ -377,6 +377,34 @@ def test_a_task_that_closes_a_stream_can_be_cancelled(acre: ACRE, caplog: pytest
     assert "never retrieved" not in caplog.text
 
 
+def test_sources_that_nobody_waits_for_any_more_are_no_error(acre: ACRE, caplog: pytest.LogCaptureFixture) -> None:
+    """A stream still in line: its reader gives up waiting for the sources, then closes it."""
+    free, begun = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        begun.set()
+        free.wait(20)
+
+    async def main() -> None:
+        first = asyncio.create_task(acre.aask("Kite?", settings=SHORT))
+        await asyncio.to_thread(begun.wait, 20)
+        stream = acre.stream("Where is the drum?", settings=SHORT)
+        waiting = asyncio.create_task(stream.asources())
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await stream.aclose()
+        free.set()
+        assert (await first).text
+
+    handle = acre.decoder.model.register_forward_pre_hook(hang)
+    asyncio.run(main())
+    handle.remove()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
 def test_a_stream_that_nobody_holds_stops_the_model(slow: ACRE) -> None:
     steps: list[int] = []
     handle = slow.decoder.model.register_forward_hook(lambda *_: steps.append(1))
