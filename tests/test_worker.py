@@ -6,6 +6,7 @@ import re
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 
@@ -350,13 +351,26 @@ def test_async_deadlines_cancellation_and_closing(slow: ACRE) -> None:
     asyncio.run(main())
 
 
-def test_a_task_that_closes_a_stream_can_be_cancelled(acre: ACRE, caplog: pytest.LogCaptureFixture) -> None:
-    """While the model is inside a long step, which nothing ends early."""
-    free, begun = threading.Event(), threading.Event()
+@pytest.fixture
+def long_step(acre: ACRE) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Holds the model inside a step: set when it is there, and to be set to let it go on."""
+    begun, free = threading.Event(), threading.Event()
 
     def hang(*_: object) -> None:
         begun.set()
         free.wait(20)
+
+    handle = acre.decoder.model.register_forward_pre_hook(hang)
+    yield begun, free
+    free.set()
+    handle.remove()
+
+
+def test_a_task_that_closes_a_stream_can_be_cancelled(
+    acre: ACRE, long_step: tuple[threading.Event, threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the model is inside a long step, which nothing ends early."""
+    begun, free = long_step
 
     async def main() -> None:
         stream = acre.stream("Where is the drum?", settings=LONG)
@@ -370,20 +384,16 @@ def test_a_task_that_closes_a_stream_can_be_cancelled(acre: ACRE, caplog: pytest
         await stream.aclose()
         assert (await acre.aask("Kite?", settings=SHORT)).text
 
-    handle = acre.decoder.model.register_forward_pre_hook(hang)
     asyncio.run(main())
-    handle.remove()
     gc.collect()
     assert "never retrieved" not in caplog.text
 
 
-def test_sources_that_nobody_waits_for_any_more_are_no_error(acre: ACRE, caplog: pytest.LogCaptureFixture) -> None:
+def test_sources_that_nobody_waits_for_any_more_are_no_error(
+    acre: ACRE, long_step: tuple[threading.Event, threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
     """A stream still in line: its reader gives up waiting for the sources, then closes it."""
-    free, begun = threading.Event(), threading.Event()
-
-    def hang(*_: object) -> None:
-        begun.set()
-        free.wait(20)
+    begun, free = long_step
 
     async def main() -> None:
         first = asyncio.create_task(acre.aask("Kite?", settings=SHORT))
@@ -398,9 +408,7 @@ def test_sources_that_nobody_waits_for_any_more_are_no_error(acre: ACRE, caplog:
         free.set()
         assert (await first).text
 
-    handle = acre.decoder.model.register_forward_pre_hook(hang)
     asyncio.run(main())
-    handle.remove()
     gc.collect()
     assert "never retrieved" not in caplog.text
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks.record import RESULTS
-from benchmarks.report.results import read_result
+from benchmarks.report.results import read_result, table
 
 
 def _squad() -> dict[str, dict[str, Any]]:
@@ -36,16 +36,16 @@ def finds() -> str:
 
 def answers() -> str:
     """Token F1 by what the model read."""
-    columns = (
-        "full",
-        "rag_bm25",
-        "rag_consensus",
-        "refill_bm25",
-        "refill_consensus",
-        "refill_hybrid",
-        "refill_consensus_without_l1",
-        "l1_only",
-    )
+    columns = {
+        "full": "full attention",
+        "rag_bm25": "text RAG, BM25",
+        "rag_consensus": "text RAG, consensus",
+        "refill_bm25": "refill, BM25",
+        "refill_consensus": "refill, consensus",
+        "refill_hybrid": "refill, hybrid",
+        "refill_consensus_without_l1": "consensus, no L1",
+        "l1_only": "L1 only",
+    }
     rows = [
         f"| {model} ({summary['answered']}) | " + " | ".join(f"{summary['f1'][c]:.1f}" for c in columns) + " |"
         for model, summary in _squad().items()
@@ -55,10 +55,7 @@ def answers() -> str:
         return ""
     return (
         "**Answers**, token F1 on the same documents, two passages refilled. So few questions that differences under "
-        "about ten points are noise.\n\n"
-        "| model (questions) | full attention | text RAG, BM25 | text RAG, consensus | refill, BM25 | refill, consensus | "
-        "refill, hybrid | consensus, no L1 | L1 only |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
+        "about ten points are noise.\n\n" + table(("model (questions)", *columns.values()), rows)
     )
 
 

@@ -1,6 +1,7 @@
 """What a result file says first: its summary and its circumstances."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.record import RESULTS
@@ -14,3 +15,8 @@ def read_result(name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     with path.open(encoding="utf-8") as file:
         first = json.loads(file.readline())
     return first["summary"], first["circumstances"]
+
+
+def table(head: Sequence[str], rows: Sequence[str]) -> str:
+    """A Markdown table of finished rows."""
+    return f"| {' | '.join(head)} |\n|{' --- |' * len(head)}\n" + "\n".join(rows) + "\n"

@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks.record import RESULTS
-from benchmarks.report.results import read_result
+from benchmarks.report.results import read_result, table
 
 
 def speed() -> str:
@@ -91,10 +91,17 @@ def quantised() -> str:
             )
     if not rows:
         return ""
-    return (
-        "**L2 in 8 or 4 bits** (`l2_bits=`; the same caches, SQuAD articles).\n\n"
-        "| model (questions) | bits | L2 bytes per token | F1 | same answer as 16 bits | divergence of the first token | "
-        "refilling |\n| --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
+    return "**L2 in 8 or 4 bits** (`l2_bits=`; the same caches, SQuAD articles).\n\n" + table(
+        (
+            "model (questions)",
+            "bits",
+            "L2 bytes per token",
+            "F1",
+            "same answer as 16 bits",
+            "divergence of the first token",
+            "refilling",
+        ),
+        rows,
     )
 
 
