@@ -58,6 +58,49 @@ def measure(acre: ACRE, document: Document, question: str, gold: Sequence[Run], 
     return {name: covered(order, gold, budget) for name, order in orders.items()}
 
 
+def mass_taken(acre: ACRE, document: Document, question: str, gold: Sequence[Run]) -> dict[str, Any]:
+    """What a budget by score mass would see, passage after passage of the consensus order.
+
+    Returns:
+        share: of all attention above the prior, what lies in the passages so far; tokens: theirs; needed: the number of
+        passages that first hold a right answer wholly, 0 if no number does.
+    """
+    case = Case(acre, document, question)
+    order = np.argsort(-consensus(case), kind="stable")
+    above = np.maximum(case.sums(case.mass - case.prior).mean(0), 0.0)
+    runs = [case.passages[i] for i in order]
+    reached = [n for n in range(1, len(runs) + 1) if covered(runs[:n], gold, document.n_tokens)]
+    return {
+        "share": [round(float(x), 4) for x in (above[order].cumsum() / max(above.sum(), 1e-9))],
+        "tokens": [int(x) for x in np.cumsum([run.stop - run.start for run in runs])],
+        "needed": reached[0] if reached else 0,
+    }
+
+
+def by_mass(rows: Sequence[dict[str, Any]], tokens: int) -> dict[str, float]:
+    """Passages until their share of the mass reaches one threshold, the same for all questions.
+
+    The threshold is the one that refills `tokens` tokens on average, so that a fixed number can be compared with it.
+    """
+
+    def taken(row: dict[str, Any], threshold: float) -> int:
+        return min(1 + sum(share < threshold for share in row["mass"]["share"]), len(row["mass"]["share"]))
+
+    def spent(threshold: float) -> float:
+        return statistics.mean(row["mass"]["tokens"][taken(row, threshold) - 1] for row in rows)
+
+    threshold = max((t / 200 for t in range(201) if spent(t / 200) <= tokens), default=0.0)
+    found = [1 <= row["mass"]["needed"] <= taken(row, threshold) for row in rows]
+    gains = [int(hit) - int(row["found"]["consensus"]) for hit, row in zip(found, rows, strict=True)]
+    return {
+        "threshold": threshold,
+        "mean_tokens": round(spent(threshold)),
+        "most_tokens": max(row["mass"]["tokens"][taken(row, threshold) - 1] for row in rows),
+        "found": _mean(found),
+        **{f"difference_{name}": value for name, value in _paired(gains).items()},
+    }
+
+
 def gold_tokens(document: Document, answers: Sequence[str], facts: Mapping[str, Any]) -> list[Run]:
     """Tokens of each place where an answer stands; none where it is ambiguous."""
     n = document.cache.n_blocks * document.interval
@@ -106,13 +149,14 @@ def main() -> None:
             for item in mine:
                 if gold := gold_tokens(document, item.answers, item.facts):
                     found = measure(acre, document, item.question, gold, options.tokens)
-                    rows.append({"dataset": name, "id": item.id, "tokens": document.n_tokens, "found": found})
+                    mass = mass_taken(acre, document, item.question, gold)
+                    rows.append(
+                        {"dataset": name, "id": item.id, "tokens": document.n_tokens, "found": found, "mass": mass}
+                    )
             acre.remove(document)
-        write(
-            f"selection_ideas-{options.name}",
-            summary(rows) | {"refilled_tokens": options.tokens, "l1": options.adapter and Path(options.adapter).stem},
-            rows,
-        )
+        about = {"refilled_tokens": options.tokens, "l1": options.adapter and Path(options.adapter).stem}
+        by = {"budget_by_mass": by_mass(rows, options.tokens)}
+        write(f"selection_ideas-{options.name}", summary(rows) | by | about, rows)
         print(name, json.dumps(summary(rows)["all"]), flush=True)
 
 
