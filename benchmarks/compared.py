@@ -8,6 +8,7 @@ docs/results.md shows what is called table1-*, sweep-OPTION-* or ablation-*.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def main() -> None:
     rows = read_rows(options.folders)
     if options.fine_tuned:
         rows = beside(rows, read_rows([options.fine_tuned]))
+    if options.model:
+        rows = [replace(row, run=replace(row.run, model=options.model)) for row in rows]
     comparisons = compare(rows, baseline=options.baseline)
     runs: dict[str, int] = {}
     lines = [_line(row, runs) for row in rows]
@@ -83,6 +86,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("folders", type=Path, nargs="+", help="folders of rows")
     parser.add_argument("--name", required=True, help="name of the result files")
     parser.add_argument("--baseline", default="acre")
+    parser.add_argument("--model", help="the model's full name, where the rows have only that of its file")
     parser.add_argument("--fine-tuned", type=Path, help="folder of the fine-tuned model's rows (`acre ablate`)")
     return parser.parse_args()
 
