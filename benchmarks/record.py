@@ -35,8 +35,9 @@ def write(name: str, summary: dict[str, Any], rows: Iterable[dict[str, Any]] = (
 
 
 def _without_folder(argument: str) -> str:
-    """Folders of one machine tell nobody anything."""
-    return Path(argument).name if Path(argument).is_absolute() else argument
+    """Folders of one machine tell nobody anything; not in `NAME=PATH` either."""
+    name, equals, path = argument.rpartition("=")
+    return f"{name}{equals}{Path(path).name}" if Path(path).is_absolute() else argument
 
 
 def _module() -> str:

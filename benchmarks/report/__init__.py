@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.report.finding import answers, finds, many
-from benchmarks.report.learned import stage1
+from benchmarks.report.learned import content, stage1
 from benchmarks.report.running import beyond, faults, quantised, speed, storage
 from benchmarks.report.systems import tables
 
@@ -20,6 +20,7 @@ def rendered() -> dict[Path, str]:
         answers(),
         many(),
         stage1(),
+        content(),
         speed(),
         beyond(),
         storage(),
