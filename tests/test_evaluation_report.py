@@ -12,14 +12,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from evaluation_case import FORMS, items, run
+from evaluation_case import BY_HAND, FORMS, items, row, run
 from rich.console import Console
 
 from acre_rag.errors import ConfigError, EvaluationError
 from acre_rag.evaluation import plots
 from acre_rag.evaluation.page import page
 from acre_rag.evaluation.report import Comparison, compare
-from acre_rag.evaluation.rows import Row, Run
+from acre_rag.evaluation.rows import Row
 from acre_rag.evaluation.sheets import Sheet, markdown, rich_table, said_of, sheets_of, significant
 from acre_rag.evaluation.side_by_side import asked_questions, most_telling, show_question
 from acre_rag.evaluation.statistics import ENOUGH_DOCUMENTS, mean_of, mean_of_means, paired_differences
@@ -32,55 +32,6 @@ HOSTILE = "</td></table><script>alert(1)</script> | $x_1$ [bold]&amp; <img src=x
 def real(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     """Rows of a real run: two data sets, two systems that answer, one that cannot be made."""
     return run(tmp_path_factory.mktemp("run"), items(), items("own:more", questions=1, lines=24), forms=FORMS)
-
-
-def row(system: str, dataset: str, item: str, score: float, **more: object) -> Row:
-    """A row with round figures."""
-    run = Run(
-        system=system,
-        name=system,
-        options={},
-        dataset=dataset,
-        metric="qa_f1",
-        model="tiny",
-        weights="w",
-        dtype="float32",
-        window=512,
-        template="t",
-        max_new_tokens=8,
-        stop=(),
-        seed=0,
-        documents=None,
-    )
-    filled = {
-        "document": "d" + item,
-        "document_tokens": 1000,
-        "question": f"question {item}",
-        "gold": ("gold",),
-        "answer": f"{system} says",
-        "finished": True,
-        "tokens": {"prompt": 10, "cached": 90, "refilled": 50, "generated": 5},
-        "seconds": {"read": 4.0, "question": 2.0, "first_token": 1.0},
-        "memory": {"peak_bytes": 2**20, "kind": "tested"},
-    }
-    return Row(run=run, item=item, score=score, **{**filled, **more})
-
-
-FAILED = {
-    "error": {"kind": "CapacityError", "message": "too long"},
-    "seconds": {"read": 4.0},
-    "tokens": {},
-    "memory": {},
-}
-BY_HAND = [
-    *(row("acre", "a", str(i), score) for i, score in enumerate((10, 20, 60))),
-    *(row("acre", "b", str(i), score) for i, score in enumerate((0, 100))),
-    *(row("bm25", "a", str(i), score) for i, score in enumerate((40, 30, 80))),
-    row("bm25", "b", "0", 0, **FAILED),
-    row("bm25", "b", "1", 70),
-    row("full", "a", "0", 90, seconds={"read": 8.0, "question": 6.0, "first_token": 5.0}),
-    Row(run=replace(row("full", "b", "0", 0).run), error={"kind": "UnavailableError", "message": "no CUDA"}),
-]
 
 
 def found(rows: list[Row] = BY_HAND) -> Comparison:
