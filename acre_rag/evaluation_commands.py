@@ -93,17 +93,21 @@ def evaluate(
     data: Data,
     out: Out,
     run: RunOptions,
-    systems: Annotated[str, typer.Option(help="Names of systems, with commas between them.")] = (
-        "acre,acre-hybrid,bm25,rag,full"
-    ),
+    systems: Annotated[
+        str, typer.Option(help="Names of systems, with commas. Default: acre,acre-hybrid,bm25,rag,full.")
+    ] = "",
+    system: Annotated[
+        list[str] | None,
+        typer.Option("--system", help="NAME,OPTION=VALUE,... of one more system, with options (repeatable)."),
+    ] = None,
 ) -> None:
     """Ask several systems the same questions; one row each, as JSON lines in --out.
 
-    acre eval --systems acre,rag,full --data squad_article=data/longqa_dev --limit 25 --out runs/first
+    acre eval --systems acre,full --system rag,hits=10 --data squad_article=data/longqa_dev --limit 25 --out runs/first
     """
-    from acre_rag.evaluation.forms import Form
+    from acre_rag.evaluation.naming import forms_named
 
-    run.run([Form(name=name) for name in _words(systems)], data, out)
+    run.run(forms_named(_words(systems), system or ()), data, out)
 
 
 def compare(
@@ -195,7 +199,7 @@ def ablate(
 
 def _show(console: Console, comparison: "Comparison") -> None:
     """Tables for people on a terminal, Markdown for a pipe."""
-    from acre_rag.evaluation.sheets import heading, markdown, rich_table, sheets_of
+    from acre_rag.evaluation.sheets import heading, markdown, rich_table, said_of, sheets_of
 
     if not console.is_terminal:
         typer.echo(markdown(comparison))
@@ -205,6 +209,8 @@ def _show(console: Console, comparison: "Comparison") -> None:
         console.print(f"[yellow]{escape(remark)}[/]")
     for sheet in sheets_of(comparison):
         console.print(rich_table(sheet))
+    for line in said_of(comparison):
+        console.print(f"[dim]{escape(line)}[/]")
 
 
 def _write(comparisons: "Sequence[Comparison]", folder: Path) -> None:

@@ -1,15 +1,14 @@
 """Every system of a comparison by name: what it is, and how it is made. Loads a system's code when it is made."""
 
 from collections.abc import Callable
-from dataclasses import fields
 from importlib import import_module
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, get_type_hints
 
 from acre_rag.baselines.acre import ACRE_SYSTEMS, make_acre
 from acre_rag.baselines.base import Pipeline, Setting
 from acre_rag.baselines.kv.systems import KV_SYSTEMS
-from acre_rag.baselines.options import check_options, option_names
+from acre_rag.baselines.options import check_options, option_types
 from acre_rag.baselines.rag.systems import RETRIEVAL_SYSTEMS
 from acre_rag.baselines.system import System
 from acre_rag.config import ACREConfig
@@ -25,19 +24,28 @@ def make_system(name: str, setting: Setting, **options: Any) -> Pipeline:
         MissingExtraError: its packages are not installed.
     """
     system = system_named(name)
+    check_options(name, options, options_of(name))
+    return _maker(system)(setting, **{**dict(system.options), **options})
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """Options of a system with their types: its maker's; one that takes any more is a form of ACRE and passes them on.
+
+    Raises:
+        ConfigError: no such system.
+    """
+    make = _maker(system_named(name))
+    known = option_types(make)
+    if any(each.kind is Parameter.VAR_KEYWORD for each in signature(make).parameters.values()):
+        known |= option_types(make_acre)
+        known |= {of: kind for of, kind in get_type_hints(ACREConfig).items() if of != "window"}  # the setting's
+    return known
+
+
+def _maker(system: System) -> Callable[..., Pipeline]:
     module, function = system.place.split(":")
     make: Callable[..., Pipeline] = getattr(import_module(module), function)
-    check_options(name, options, _known_options(make))
-    return make(setting, **{**dict(system.options), **options})
-
-
-def _known_options(make: Callable[..., Pipeline]) -> list[str]:
-    """A maker's own; those that take any more are forms of ACRE, and pass them on."""
-    known = option_names(make)
-    if any(each.kind is Parameter.VAR_KEYWORD for each in signature(make).parameters.values()):
-        known += option_names(make_acre)
-        known += [each.name for each in fields(ACREConfig) if each.name != "window"]  # the setting's
-    return list(dict.fromkeys(known))
+    return make
 
 
 def system_named(name: str) -> System:

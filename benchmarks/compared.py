@@ -1,51 +1,76 @@
-"""Rows of `acre eval`, `acre sweep` or `acre ablate` as a committed result, the rendered table and a picture.
+"""Rows of `acre eval`, `acre sweep` or `acre ablate` as a committed result, the rendered table, a page and a picture.
 
 acre eval --systems acre,acre-hybrid,bm25,rag,full,... --data squad_article=data/longqa_dev ... --out runs/NAME
 python -m benchmarks.compared runs/NAME --name table1-NAME
 
-docs/results.md shows what is called table1-*, sweep-OPTION-* or ablation-*.
+docs/results.md shows what is called table1-*, sweep-OPTION-* or ablation-*. Differences are to `acre`; where nothing
+is called so, as in a sweep, to the form that was asked first, whatever it scored.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from acre_rag.evaluation import plots
 from acre_rag.evaluation.ablation import beside
-from acre_rag.evaluation.report import Comparison, compare
+from acre_rag.evaluation.facts import told
+from acre_rag.evaluation.page import page
+from acre_rag.evaluation.report import Comparison, compare, registry_order
 from acre_rag.evaluation.row_files import read_rows
 from acre_rag.evaluation.rows import Row, plain
 from acre_rag.evaluation.sheets import markdown
 from benchmarks import record
 from benchmarks.pictures import picture, picture_path
 
+_BASELINE = "acre"
+_MOST_PAGE_BYTES = 1_500_000  # a page is committed, and a browser loads all of it
+
 
 def main() -> None:
-    """Write results/NAME.jsonl, results/NAME.md and results/NAME.svg."""
+    """Write results/NAME.jsonl, results/NAME.md, results/NAME.html and results/NAME.svg."""
     options = _options()
     rows = read_rows(options.folders)
     if options.fine_tuned:
         rows = beside(rows, read_rows([options.fine_tuned]))
     if options.model:
         rows = [replace(row, run=replace(row.run, model=options.model)) for row in rows]
-    comparisons = compare(rows, baseline=options.baseline)
+    comparisons = compare(rows, baseline=baseline_of(rows, options.baseline))
     runs: dict[str, int] = {}
-    lines = [_line(row, runs) for row in rows]
-    summary = {"comparisons": [_summary(each) for each in comparisons], "runs": [*map(json.loads, runs)]}
+    lines = [line_of(row, runs) for row in rows]
+    summary = {"comparisons": [summary_of(each) for each in comparisons], "runs": [*map(json.loads, runs)]}
     path = record.write(options.name, summary, lines)
     path.with_suffix(".md").write_text("\n".join(map(markdown, comparisons)), encoding="utf-8")
+    path.with_suffix(".html").write_text(page_of(comparisons), encoding="utf-8", errors="backslashreplace")
     for number, comparison in enumerate(comparisons):
         picture_path(path, number).write_bytes(plots.svg_of(picture(options.name, comparison)))
     print(f"{len(lines)} rows in {path}")
 
 
-def _line(row: Row, runs: dict[str, int]) -> dict[str, Any]:
+def baseline_of(rows: Sequence[Row], wanted: str) -> str:
+    """The system that others are compared with: never chosen by what it scored."""
+    asked = [row for row in rows if not row.refused]
+    if wanted != _BASELINE or not asked or any(row.run.system == wanted for row in asked):
+        return wanted
+    first = min(asked, key=lambda row: (str(row.where.get("time")), registry_order((row.run.system, row.run.name))))
+    return first.run.system
+
+
+def page_of(comparisons: Sequence[Comparison]) -> str:
+    """Every question with each system's answer and evidence; without quotations where they make the page too large."""
+    whole = page(comparisons)
+    return (
+        whole if len(whole.encode("utf-8", "backslashreplace")) <= _MOST_PAGE_BYTES else page(comparisons, quoted=False)
+    )
+
+
+def line_of(row: Row, runs: dict[str, int]) -> dict[str, Any]:
     """A row with the number of its run instead of the run, and spans instead of quoted evidence."""
     key = json.dumps({**plain(row.run), "facts": dict(row.facts), "where": _place(row)}, sort_keys=True)
     number = runs.setdefault(key, len(runs))
-    kept = ("item", "document", "document_tokens", "question", "gold", "answer", "score", "finished")
+    kept = ("item", "content", "document", "document_tokens", "question", "gold", "answer", "score", "finished")
     kept += ("tokens", "seconds", "memory", "trace", "notes", "error")
     sources = [[source["start"], source["end"]] for source in row.sources]
     return {"run": number, **{name: getattr(row, name) for name in kept}, "sources": sources}
@@ -55,8 +80,8 @@ def _place(row: Row) -> dict[str, Any]:
     return {name: value for name, value in row.where.items() if name != "time"}
 
 
-def _summary(comparison: Comparison) -> dict[str, Any]:
-    """Means and costs by system."""
+def summary_of(comparison: Comparison) -> dict[str, Any]:
+    """Means, costs and what each system says of itself."""
     return {
         "model": comparison.model,
         "setting": comparison.setting,
@@ -73,7 +98,9 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
                 "read_s": each.cost.read_s,
                 "question_s": each.cost.question_s,
                 "kv_tokens": each.cost.kv_tokens,
+                "read_peak_bytes": each.cost.read_peak_bytes,
                 "peak_bytes": each.cost.peak_bytes,
+                "facts": told(each.facts),
             }
             for each in comparison.systems
         },
@@ -85,7 +112,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="folders of rows")
     parser.add_argument("--name", required=True, help="name of the result files")
-    parser.add_argument("--baseline", default="acre")
+    parser.add_argument("--baseline", default=_BASELINE, help="the system that others are compared with")
     parser.add_argument("--model", help="the model's full name, where the rows have only that of its file")
     parser.add_argument("--fine-tuned", type=Path, help="folder of the fine-tuned model's rows (`acre ablate`)")
     return parser.parse_args()

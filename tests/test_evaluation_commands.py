@@ -57,6 +57,19 @@ def test_from_data_to_page(acre: Acre, model: str, tmp_path: Path) -> None:
     assert "### Against ACRE (L1 only)" in against
 
 
+def test_a_system_is_asked_with_options_of_its_own(acre: Acre, model: str, tmp_path: Path) -> None:
+    data, out = write_data(tmp_path / "own.jsonl"), str(tmp_path / "out")
+    asked = ["eval", "--model", model, "--data", f"own={data}", "--limit", "2", "--out", out]
+    said = acre(*asked, "--system", "acre,budget=64,prior=false", "--system", "bm25,hits=1").splitlines()
+    names = [line.partition(":")[0] for line in said]
+    assert names == ["own · acre,budget=64,prior=False", "own · bm25,hits=1"]  # and not the usual ones
+    rows = {row.run.system: row for row in read_rows([Path(out)])}
+    assert rows["acre,budget=64,prior=False"].tokens["refilled"] <= 64
+    assert len(rows["bm25,hits=1"].sources) == 1
+    said = acre(*asked, "--systems", "acre-l1", "--system", "bm25,hits=1").splitlines()
+    assert [line.partition(":")[0] for line in said] == ["own · acre-l1", "own · bm25,hits=1"]
+
+
 def test_made_data_of_several_lengths(acre: Acre, model: str, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     acre("eval", "--model", model, "--systems", "acre-l1", "--data", "ruler_vt=700,1500", "--limit", "4", "--out", out)
@@ -98,6 +111,7 @@ def test_a_sweep_is_one_command(acre: Acre, model: str, tmp_path: Path) -> None:
     [
         (["eval", "--data", "own=x", "--out", "o", "--systems", "acer"], "acer"),
         (["eval", "--data", "own=x", "--data", "own=y", "--out", "o"], "twice"),
+        (["eval", "--data", "own=x", "--out", "o", "--system", "rag,hit=3"], "rag has no option 'hit'. It has: fusion"),
         (["eval", "--data", "ruler_vt=many", "--out", "o"], "whole numbers"),
         (["sweep", "budget", "--values", "1,two", "--data", "own=x", "--out", "o"], "1,two"),
         (["sweep", "budget", "--fixed", "budget=8", "--data", "own=x", "--out", "o"], "'budget' cannot be held"),

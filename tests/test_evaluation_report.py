@@ -3,6 +3,7 @@
 import base64
 import io
 import itertools
+import random
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,17 +12,18 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from evaluation_case import FORMS, items, run
+from evaluation_case import BY_HAND, FORMS, items, row, run
 from rich.console import Console
 
 from acre_rag.errors import ConfigError, EvaluationError
 from acre_rag.evaluation import plots
 from acre_rag.evaluation.page import page
 from acre_rag.evaluation.report import Comparison, compare
-from acre_rag.evaluation.rows import Row, Run
-from acre_rag.evaluation.sheets import Sheet, markdown, rich_table, sheets_of
+from acre_rag.evaluation.rows import Row
+from acre_rag.evaluation.sheets import Sheet, markdown, rich_table, said_of, sheets_of, significant
 from acre_rag.evaluation.side_by_side import asked_questions, most_telling, show_question
-from acre_rag.evaluation.statistics import mean_of, mean_of_means, paired_differences
+from acre_rag.evaluation.statistics import ENOUGH_DOCUMENTS, mean_of, mean_of_means, paired_differences
+from acre_rag.evaluation_commands import _show as show
 
 HOSTILE = "</td></table><script>alert(1)</script> | $x_1$ [bold]&amp; <img src=x onerror=alert(2)> `*_"
 
@@ -30,55 +32,6 @@ HOSTILE = "</td></table><script>alert(1)</script> | $x_1$ [bold]&amp; <img src=x
 def real(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     """Rows of a real run: two data sets, two systems that answer, one that cannot be made."""
     return run(tmp_path_factory.mktemp("run"), items(), items("own:more", questions=1, lines=24), forms=FORMS)
-
-
-def row(system: str, dataset: str, item: str, score: float, **more: object) -> Row:
-    """A row with round figures."""
-    run = Run(
-        system=system,
-        name=system,
-        options={},
-        dataset=dataset,
-        metric="qa_f1",
-        model="tiny",
-        weights="w",
-        dtype="float32",
-        window=512,
-        template="t",
-        max_new_tokens=8,
-        stop=(),
-        seed=0,
-        documents=None,
-    )
-    filled = {
-        "document": "d" + item,
-        "document_tokens": 1000,
-        "question": f"question {item}",
-        "gold": ("gold",),
-        "answer": f"{system} says",
-        "finished": True,
-        "tokens": {"prompt": 10, "cached": 90, "refilled": 50, "generated": 5},
-        "seconds": {"read": 4.0, "question": 2.0, "first_token": 1.0},
-        "memory": {"peak_bytes": 2**20, "kind": "tested"},
-    }
-    return Row(run=run, item=item, score=score, **{**filled, **more})
-
-
-FAILED = {
-    "error": {"kind": "CapacityError", "message": "too long"},
-    "seconds": {"read": 4.0},
-    "tokens": {},
-    "memory": {},
-}
-BY_HAND = [
-    *(row("acre", "a", str(i), score) for i, score in enumerate((10, 20, 60))),
-    *(row("acre", "b", str(i), score) for i, score in enumerate((0, 100))),
-    *(row("bm25", "a", str(i), score) for i, score in enumerate((40, 30, 80))),
-    row("bm25", "b", "0", 0, **FAILED),
-    row("bm25", "b", "1", 70),
-    row("full", "a", "0", 90, seconds={"read": 8.0, "question": 6.0, "first_token": 5.0}),
-    Row(run=replace(row("full", "b", "0", 0).run), error={"kind": "UnavailableError", "message": "no CUDA"}),
-]
 
 
 def found(rows: list[Row] = BY_HAND) -> Comparison:
@@ -145,28 +98,57 @@ def test_models_are_never_averaged_together() -> None:
 
 def test_the_bootstrap_agrees_with_every_possible_resample() -> None:
     values = [0.0, 10.0, 50.0, 100.0, 70.0]
+    one = {"one document": values}
     means = np.array([np.mean(drawn) for drawn in itertools.product(values, repeat=len(values))])  # all 3125
-    estimate = mean_of(values)
+    estimate = mean_of(one)
     assert estimate.mean == pytest.approx(46) and estimate.n == 5
     assert estimate.low == pytest.approx(np.quantile(means, 0.025), abs=4)
     assert estimate.high == pytest.approx(np.quantile(means, 0.975), abs=4)
-    assert mean_of(values) == estimate  # the seed is fixed
+    assert mean_of(one) == estimate  # the seed is fixed
+    each = mean_of({str(value): [value] for value in values})  # as many documents, a question each: the same resamples
+    assert (each.low, each.high) == (pytest.approx(estimate.low, abs=4), pytest.approx(estimate.high, abs=4))
+
+
+def test_questions_of_one_document_count_as_its_own_where_there_are_enough_documents() -> None:
+    """Four questions a document, all answered alike: as many facts as documents, not four times as many."""
+    alike = {str(i): [value] * 4 for i, value in enumerate((0.0, 10.0, 50.0, 100.0, 70.0))}
+    single = mean_of({name: values[:1] for name, values in alike.items()})
+    drawn = mean_of(alike)
+    assert drawn.n == 20 and len(alike) == ENOUGH_DOCUMENTS
+    assert (drawn.low, drawn.high) == (pytest.approx(single.low, abs=4), pytest.approx(single.high, abs=4))
+    few = mean_of({name: values for name, values in alike.items() if name != "0"})
+    assert few.high - few.low < 0.8 * (drawn.high - drawn.low)  # four documents: questions alone
+
+
+def test_the_bootstrap_of_documents_agrees_with_a_slow_one() -> None:
+    sample = {"a": [0.0, 20.0, 90.0], "b": [100.0], "c": [30.0, 50.0], "d": [10.0] * 4, "e": [80.0, 70.0]}
+    slow, documents = random.Random(1), list(sample.values())
+    means = []
+    for _ in range(4000):
+        chosen = [slow.choice(documents) for _ in documents]
+        drawn = [slow.choice(each) for each in chosen for _ in each]
+        means.append(np.mean(drawn))
+    estimate = mean_of(sample)
+    assert estimate.mean == pytest.approx(np.mean(sum(documents, [])))
+    assert estimate.low == pytest.approx(np.quantile(means, 0.025), abs=2)
+    assert estimate.high == pytest.approx(np.quantile(means, 0.975), abs=2)
 
 
 def test_the_bootstrap_of_an_average_draws_within_each_data_set() -> None:
     first, second = [0.0, 30.0], [90.0, 100.0, 80.0]
     ways = itertools.product(itertools.product(first, repeat=2), itertools.product(second, repeat=3))
     means = np.array([(np.mean(a) + np.mean(b)) / 2 for a, b in ways])
-    estimate = mean_of_means([first, second])
+    estimate = mean_of_means([{"one": first}, {"other": second}])
     assert estimate.mean == pytest.approx(52.5)
     assert estimate.low == pytest.approx(np.quantile(means, 0.025), abs=2)
     assert estimate.high == pytest.approx(np.quantile(means, 0.975), abs=2)
 
 
 def test_too_few_or_equal_values_have_no_false_interval() -> None:
-    assert (mean_of([5.0]).low, mean_of([5.0]).high) == (None, None)
-    assert (mean_of([5.0] * 9).low, mean_of([5.0] * 9).high) == (5.0, 5.0)
-    assert paired_differences({"a": 3.0, "b": 1.0, "c": 9.0}, {"b": 4.0, "a": 1.0, "d": 7.0}) == [2.0, -3.0]
+    lone, alike = mean_of({"d": [5.0]}), mean_of({"d": [5.0] * 9})
+    assert (lone.low, lone.high) == (None, None)
+    assert (alike.low, alike.high) == (5.0, 5.0)
+    assert paired_differences({"a": 3.0, "b": 1.0, "c": 9.0}, {"b": 4.0, "a": 1.0, "d": 7.0}) == {"a": 2.0, "b": -3.0}
 
 
 def cells(sheet: Sheet, line: int) -> list[str]:
@@ -175,7 +157,13 @@ def cells(sheet: Sheet, line: int) -> list[str]:
 
 def test_the_table_marks_best_and_second_and_counts_failures() -> None:
     scores, against, costs, failed = sheets_of(found())
-    assert scores.header == ["system", "a (qa_f1, n=3)", "b (qa_f1, n=2)", "average", "failed"]
+    assert scores.header == [
+        "system",
+        "a (qa_f1, n=3, 3 documents)",
+        "b (qa_f1, n=2, 2 documents)",
+        "average",
+        "failed",
+    ]
     assert [[entry.mark for entry in line] for line in scores.lines] == [
         ["", "", "best", "second", ""],
         ["", "second", "second", "best", ""],
@@ -185,13 +173,109 @@ def test_the_table_marks_best_and_second_and_counts_failures() -> None:
     assert cells(scores, 2)[1:] == ["90.0", "refused", "–", "0 of 1"]
     assert scores.lines[2][1].aside == "n=1"
     assert cells(against, 0)[1:] == ["+20.0", "-15.0", "+2.5"]
-    assert cells(costs, 2)[1:] == ["8.00", "6.00", "5.00", "1", "100"]
+    assert cells(costs, 2)[1:] == ["8.00", "6.00", "5.00", "–", "1", "100"]
+    assert [line[0].aside for line in costs.lines] == ["", "", "(only a)"]  # its costs are of fewer data sets
     assert [cells(failed, i)[1:] for i in range(2)] == [
         ["1 questions", "CapacityError: too long"],
         ["could not be made for b", "UnavailableError: no CUDA"],
     ]
     text = markdown(found())
     assert "**42.5**" in text and "<u>40.0</u>" in text
+
+
+def test_numbers_have_no_more_digits_than_they_deserve() -> None:
+    shown = [significant(value, 3) for value in (0, 0.0123456, 0.5, 4.8731, 89.4133, 404.4, 1404.2)]
+    assert shown == ["0.00", "0.0123", "0.500", "4.87", "89.4", "404", "1,400"]
+
+
+def test_documents_are_counted_and_the_notes_say_what_intervals_are_over() -> None:
+    about_two = [replace(each, document=str(int(str(each.item)) % 2)) for each in BY_HAND if each.item]
+    scores, against, *_ = sheets_of(found(about_two))
+    assert scores.header[1] == "a (qa_f1, n=3, 2 documents)"
+    assert "over questions, on these few documents" in scores.note
+    assert "on these documents" in against.note
+    many = [row(system, "a", str(i), 10.0 * i) for system in ("acre", "bm25") for i in range(5)]
+    scores, *_ = sheets_of(found(many))
+    assert scores.header[1] == "a (qa_f1, n=5, 5 documents)"
+    assert "over documents and the questions about each." in scores.note
+    scores, *_ = sheets_of(found([*many, row("acre", "b", "0", 5.0)]))
+    assert "about each; of b over questions alone" in scores.note and scores.header[2] == "b (qa_f1, n=1, 1 document)"
+
+
+def test_few_documents_differ_from_many_in_the_table_too() -> None:
+    scores = (0.0, 0.0, 0.0, 100.0, 100.0, 100.0, 50.0, 50.0, 50.0, 0.0, 100.0, 0.0, 50.0, 0.0, 100.0)
+    apart = [row("acre", "a", str(i), score, document=str(i // 3)) for i, score in enumerate(scores)]
+    together = [replace(each, document="one") for each in apart]
+    intervals = [found(rows).systems[0].cells["a"].score for rows in (apart, together)]
+    widths = [each.high - each.low for each in intervals if each.high is not None and each.low is not None]
+    assert widths[0] > 1.1 * widths[1]
+
+
+EMBEDDER = "all-MiniLM-L6-v2 (BGE-M3 is not on this machine)"
+
+
+def with_facts(**facts: dict[str, str]) -> list[Row]:
+    """The rows by hand; `facts` by system and data set, as `rag_a`."""
+    return [
+        replace(each, facts=facts.get(f"{each.run.system}_{each.run.dataset}", facts.get(each.run.system, {})))
+        for each in BY_HAND
+    ]
+
+
+def test_rows_that_were_made_unlike_are_told() -> None:
+    def remarks(rows: list[Row]) -> list[str]:
+        return [remark for remark in found(rows).remarks if "rows differ" in remark]
+
+    alike = with_facts(acre={"window": "512"}, bm25={"window": "512", "kept_tokens": "256"})
+    assert not remarks(alike)
+    assert remarks(with_facts(acre_a={"kept_tokens": "1"}, acre_b={"kept_tokens": "2"})) == [
+        "acre: rows differ in kept_tokens: 1 (a); 2 (b)."
+    ]
+    by_data_set = with_facts(acre_a={"reserve_tokens": "1"}, acre_b={"reserve_tokens": "2"})
+    assert not remarks(by_data_set)  # they follow the questions
+    within = [replace(by_data_set[0], facts={"reserve_tokens": "9"}), *by_data_set[1:]]
+    assert remarks(within) == ["acre: rows differ in reserve_tokens: 9 (a); 1 (a); 2 (b)."]
+    some = with_facts(acre_a={"reserve_tokens": "1", "adapter": "x"}, bm25_a={"adapter": "x", "reserve_tokens": "3"})
+    assert remarks(some) == ["acre, bm25: rows differ in adapter, reserve_tokens: told (a); not told (b)."]
+    one = [replace(alike[0], facts={}), *alike[1:]]
+    assert remarks(one) == ["acre: rows differ in window: told (a, b); not told (a)."]
+
+
+def test_commits_are_one_remark() -> None:
+    at = [replace(each, where={"commit": "c" + each.run.system}) for each in BY_HAND]
+    [remark] = [remark for remark in found(at).remarks if "commits" in remark]
+    assert remark == "Rows were measured at several commits: cacre, cbm25, cfull."
+    at[0] = replace(at[0], where={"commit": None})
+    [remark] = [remark for remark in found(at).remarks if "commits" in remark]
+    assert remark == "Rows were measured at several commits: cacre, cbm25, cfull, unknown; several within acre on a."
+
+
+def test_tables_name_what_systems_were_made_from() -> None:
+    heads = {"heads": "[[1, 2]]", "window": "512", "budget": "4096", "adapter": ""}
+    dense = {"retriever": "dense", "embedder": EMBEDDER}
+    rows = with_facts(acre=heads, bm25=dense, full_a=dense | {"memory": "m" * 300})
+    assert said_of(found(rows)) == [
+        f"bm25: retriever dense; embedder {EMBEDDER}.".replace("bm25", "BM25"),
+        f"Full context: retriever dense; embedder {EMBEDDER}; memory {'m' * 79}….",
+    ]
+    assert f"- BM25: retriever dense; embedder {EMBEDDER}." in markdown(found(rows))
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, highlight=False)
+    show(console, found(rows))
+    assert EMBEDDER in console.file.getvalue()
+    several = with_facts(bm25_a={"reserve_tokens": "1"}, bm25_b={"reserve_tokens": "2"})
+    assert said_of(found(several)) == ["BM25: reserve_tokens 1, 2."]
+    assert not said_of(found())
+
+
+def test_peak_memory_of_reading_stands_beside_that_of_asking() -> None:
+    reading = {"read_peak_bytes": 5 * 2**20, "peak_bytes": 2**20, "kind": "tested"}
+    comparison = found([replace(BY_HAND[0], memory=reading), *BY_HAND[1:]])  # other rows are of before
+    acre, bm25, _ = comparison.systems
+    assert (acre.cost.read_peak_bytes, acre.cost.peak_bytes) == (5 * 2**20, 2**20)
+    assert (bm25.cost.read_peak_bytes, bm25.cost.peak_bytes) == (None, 2**20)
+    _, _, costs, _ = sheets_of(comparison)
+    assert costs.header[4:6] == ["peak memory reading, MiB", "peak memory asking, MiB"]
+    assert cells(costs, 0)[4:6] == ["5", "1"] and cells(costs, 1)[4:6] == ["–", "1"]
 
 
 def hostile() -> list[Row]:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from acre_rag.baselines.registry import make_system
 from acre_rag.baselines.system import System
 from acre_rag.engine import ACRE
 from acre_rag.errors import ConfigError, EvaluationError
+from acre_rag.evaluation import runner
 from acre_rag.evaluation.forms import Form, grouped_by_reading, title_of
 from acre_rag.evaluation.memory import resident_bytes
+from acre_rag.evaluation.report import compare
 from acre_rag.evaluation.row_files import read_rows
 from acre_rag.evaluation.rows import Row
 from acre_rag.evaluation.runner import Done, evaluate
@@ -268,6 +271,55 @@ def test_the_meter_sees_memory_that_was_used_and_given_back() -> None:
         pytest.skip("this system does not tell a process its resident set")
     done = subprocess.run([sys.executable, "-c", METERED], capture_output=True, text=True, check=True, timeout=120)
     assert 150 * 2**20 < int(done.stdout) < 200 * 2**20
+
+
+class Levels:
+    """A meter that tells each block's number: reading a document is the first, its questions follow."""
+
+    kind = "tested"
+
+    def __init__(self, device: torch.device) -> None:
+        self.peak_bytes = 0
+
+    def mark(self) -> None:
+        self.peak_bytes = 0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        self.peak_bytes += 1
+        yield
+
+
+def test_peak_memory_is_watched_while_a_document_is_read_and_at_each_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "MemoryMeter", Levels)
+    rows = run(tmp_path, items(), forms=[Form(name="acre-l1")])
+    assert [row.memory["read_peak_bytes"] for row in rows] == [1] * 4
+    assert [row.memory["peak_bytes"] for row in rows] == [2, 3, 2, 3]  # of two documents
+
+
+def test_a_failed_question_keeps_what_reading_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> Answer:
+        raise RuntimeError("oh")
+
+    monkeypatch.setattr(runner, "MemoryMeter", Levels)
+    monkeypatch.setattr(ACRE, "ask", fails)
+    rows = run(tmp_path, items(), forms=[Form(name="acre-l1")])
+    assert [dict(row.memory) for row in rows] == [{"read_peak_bytes": 1, "kind": "tested"}] * 4
+    assert all(row.seconds["read"] > 0 for row in rows)
+
+
+def test_a_run_goes_on_with_rows_that_tell_no_memory_of_reading(tmp_path: Path) -> None:
+    rows = run(tmp_path, items(), forms=[Form(name="acre-l1")])
+    [path] = tmp_path.rglob("*.jsonl")
+    earlier = {"peak_bytes": 5, "kind": rows[0].memory["kind"]}
+    path.write_bytes(b"".join(replace(row, memory=earlier).to_line() for row in rows[:3]))
+    again = run(tmp_path, items(), forms=[Form(name="acre-l1")])
+    assert [dict(row.memory) for row in again[:3]] == [earlier] * 3
+    assert "read_peak_bytes" in again[3].memory
+    [comparison] = compare(again, baseline="acre-l1")
+    assert comparison.systems[0].cost.read_peak_bytes == again[3].memory["read_peak_bytes"]
 
 
 N_ROWS = 2 * 24  # systems, questions

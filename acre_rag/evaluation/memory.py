@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -51,10 +50,6 @@ class MemoryMeter:
         """Sets `peak_bytes` to the highest level inside the block; `None` where the system tells no level."""
         with self._watching_cuda() if self._cuda else self._watching_resident():
             yield
-
-    def facts(self) -> dict[str, Any]:
-        """`Row.memory`."""
-        return {"peak_bytes": self.peak_bytes, "kind": self.kind}
 
     @contextmanager
     def _watching_cuda(self) -> Iterator[None]:

@@ -43,8 +43,12 @@ class Chapter:
     questions: Mapping[str, Sequence[AskedQuestion]]
 
 
-def page(comparisons: Sequence[Comparison]) -> str:
+def page(comparisons: Sequence[Comparison], *, quoted: bool = True) -> str:
     """The whole file.
+
+    Args:
+        comparisons: the findings.
+        quoted: whether evidence and steps on the way are quoted; else the page only tells where the evidence stands.
 
     Raises:
         MissingExtraError: jinja2 or matplotlib is not installed.
@@ -55,7 +59,7 @@ def page(comparisons: Sequence[Comparison]) -> str:
         raise MissingExtraError("jinja2", "evaluation", "The HTML page") from error
     text = (resources.files("acre_rag") / "data" / _TEMPLATE).read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text).render(chapters=[_chapter(each) for each in comparisons])
+    return environment.from_string(text).render(chapters=[_chapter(each) for each in comparisons], quoted=quoted)
 
 
 def _chapter(comparison: Comparison) -> Chapter:

@@ -109,9 +109,10 @@ def bars_by_dataset(comparison: Comparison) -> Any:
 def score_by_length(comparison: Comparison) -> Any | None:
     """Mean score over document length in powers of two; `None` when all documents are about as long."""
     colours = _colours(comparison.systems)
-    bins: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for (_, _, label), row in comparison.rows.items():
-        bins[label][max(0, int(math.log2(max(1, row.document_tokens))))].append(row.score)
+    bins: dict[str, dict[int, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for (dataset, _, label), row in comparison.rows.items():
+        length = max(0, int(math.log2(max(1, row.document_tokens))))
+        bins[label][length][f"{dataset} {row.document}"].append(row.score)
     lengths = sorted({length for each in bins.values() for length in each})
     if len(lengths) < 2:
         return None
@@ -129,7 +130,7 @@ def score_by_length(comparison: Comparison) -> Any | None:
         axis.plot(places, [e.mean for e in estimates.values()], label=system.title, **style)
         for place, estimate in zip(places, estimates.values(), strict=True) if len(bins) <= _MOST_WHISKERS else ():
             _whisker(axis, estimate, place, across=False, colour=colours[system.system])
-    counts = {length: max(len(each.get(length, ())) for each in bins.values()) for length in lengths}
+    counts = {length: max(sum(map(len, each.get(length, {}).values())) for each in bins.values()) for length in lengths}
     labels = [f"{2**n:,}-{2 ** (n + 1):,}\nn={counts[n]}" for n in lengths]
     axis.set_xticks([n + 0.5 for n in lengths], labels, fontsize=8)
     axis.set_xlabel("document length in tokens")

@@ -12,10 +12,12 @@ from statistics import fmean
 
 from acre_rag.baselines.registry import SYSTEMS
 from acre_rag.errors import ConfigError
+from acre_rag.evaluation.costs import Cost, cost_of
+from acre_rag.evaluation.facts import facts_of
 from acre_rag.evaluation.forms import title_of
-from acre_rag.evaluation.remarks import elsewhere, machines_of, mixed, unequal
+from acre_rag.evaluation.remarks import elsewhere, machines_of, made_unlike, mixed, unequal
 from acre_rag.evaluation.rows import Row
-from acre_rag.evaluation.statistics import Estimate, mean_of, mean_of_means, paired_differences
+from acre_rag.evaluation.statistics import Estimate, Sample, mean_of, mean_of_means, paired_differences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class Cell:
         answered: mean score of the questions that did not fail; `None` when all did.
         difference: to the baseline, over the questions that both have; `None` for the baseline itself.
         n: questions.
+        documents: what they are about.
         failed: how many of these failed.
     """
 
@@ -34,28 +37,8 @@ class Cell:
     answered: float | None
     difference: Estimate | None
     n: int
+    documents: int
     failed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Means over everything that a system did; `None` where nothing was measured.
-
-    Attributes:
-        read_s: seconds to read a document.
-        question_s: seconds of a question about a document that was read.
-        first_token_s: seconds until its answer began.
-        peak_bytes: highest peak memory of a question; `None` too where rows measured it in several ways.
-        memory: what that is; empty then.
-        kv_tokens: tokens attended when an answer began: prompt and cache.
-    """
-
-    read_s: float | None
-    question_s: float | None
-    first_token_s: float | None
-    peak_bytes: float | None
-    memory: str
-    kv_tokens: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +55,7 @@ class SystemFindings:
         difference: of the average to the baseline's.
         cost: what it took.
         failures: what was raised, and how often.
-        facts: what it says of itself.
+        facts: what it says of itself, by name; all values where its rows differ.
     """
 
     system: str
@@ -144,7 +127,7 @@ def _compared(rows: Sequence[Row], baseline: str) -> Comparison:
     asked, remarks = _one_each([row for row in rows if not row.refused])
     refused = [row for row in rows if row.refused]
     datasets = {row.run.dataset: row.run.metric for row in rows}
-    systems = sorted({row.run.system: row.run.name for row in rows}.items(), key=_registry_order)
+    systems = sorted({row.run.system: row.run.name for row in rows}.items(), key=registry_order)
     scores: dict[tuple[str, str], dict[str, float]] = {(s, d): {} for s, _ in systems for d in datasets}
     for (dataset, item, system), row in asked.items():
         scores[system, dataset][item] = row.score
@@ -165,7 +148,7 @@ def _compared(rows: Sequence[Row], baseline: str) -> Comparison:
         datasets=datasets,
         systems=findings,
         rows=asked,
-        remarks=[*remarks, *unequal(scores), *mixed(asked.values()), *elsewhere(rows)],
+        remarks=[*remarks, *unequal(scores), *mixed(asked.values()), *made_unlike(asked.values()), *elsewhere(rows)],
     )
 
 
@@ -174,18 +157,24 @@ def _findings(
     scores: Mapping[str, Mapping[str, float]],
     baseline: Mapping[str, Mapping[str, float]] | None,
 ) -> SystemFindings:
-    cells, differences = {}, {}
+    cells: dict[str, Cell] = {}
+    samples: dict[str, Sample] = {}
+    differences: dict[str, Sample] = {}
     for dataset, by_item in scores.items():
         here = [row for row in rows if row.run.dataset == dataset and not row.refused]
         if not by_item:
             continue
-        differences[dataset] = paired_differences(by_item, baseline[dataset]) if baseline is not None else []
+        documents = {str(row.item): row.document for row in here}
+        paired = paired_differences(by_item, baseline[dataset]) if baseline is not None else {}
+        samples[dataset] = _by_document(by_item, documents)
+        differences[dataset] = _by_document(paired, documents)
         answered = [row.score for row in here if row.error is None]
         cells[dataset] = Cell(
-            score=mean_of(list(by_item.values())),
+            score=mean_of(samples[dataset]),
             answered=fmean(answered) if answered else None,
-            difference=mean_of(differences[dataset]) if differences[dataset] else None,
+            difference=mean_of(differences[dataset]) if paired else None,
             n=len(by_item),
+            documents=len(samples[dataset]),
             failed=sum(row.error is not None for row in here),
         )
     complete = len(cells) == len(scores)
@@ -196,32 +185,20 @@ def _findings(
         family=_family(rows[0].run.name),
         cells=cells,
         refusals={row.run.dataset: _said(row) for row in rows if row.refused and row.run.dataset not in cells},
-        average=mean_of_means([list(by_item.values()) for by_item in scores.values()]) if complete else None,
+        average=mean_of_means(list(samples.values())) if complete else None,
         difference=mean_of_means(list(differences.values())) if comparable else None,
-        cost=_cost([row for row in rows if not row.refused]),
+        cost=cost_of([row for row in rows if not row.refused]),
         failures=Counter(_said(row) for row in rows if row.error and not row.refused),
-        facts={name: value for row in rows for name, value in row.facts.items()},
+        facts=facts_of(rows),
     )
 
 
-def _cost(rows: Sequence[Row]) -> Cost:
-    documents = {(row.run.dataset, row.document): row.seconds["read"] for row in rows if "read" in row.seconds}
-    answered = [row for row in rows if row.error is None]
-    kinds = {row.memory["kind"] for row in answered if row.memory}
-    peaks = [row.memory["peak_bytes"] for row in answered if row.memory.get("peak_bytes") is not None]
-    return Cost(
-        read_s=_mean(documents.values()),
-        question_s=_mean(row.seconds["question"] for row in answered),
-        first_token_s=_mean(row.seconds["first_token"] for row in answered),
-        peak_bytes=max(peaks, default=None) if len(kinds) == 1 else None,
-        memory=kinds.pop() if len(kinds) == 1 else "",
-        kv_tokens=_mean(row.tokens["prompt"] + row.tokens["cached"] for row in answered),
-    )
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    found = list(values)
-    return fmean(found) if found else None
+def _by_document(values: Mapping[str, float], documents: Mapping[str, str]) -> Sample:
+    """Values of questions, as statistics takes them."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for item, value in values.items():
+        found[documents[item]].append(value)
+    return found
 
 
 def _check_made_alike(rows: Sequence[Row]) -> None:
@@ -258,7 +235,7 @@ def _one_each(rows: Sequence[Row]) -> tuple[dict[tuple[str, str, str], Row], lis
     return found, [f"{repeated} rows repeat a question; the last one counts."] if repeated else []
 
 
-def _registry_order(system: tuple[str, str]) -> tuple[int, list[str | int]]:
+def registry_order(system: tuple[str, str]) -> tuple[int, list[str | int]]:
     """As the registry has them; the same system with several options by the options' numbers."""
     label, name = system
     parts = re.split(r"(\d+)", label)  # words and numbers in turn

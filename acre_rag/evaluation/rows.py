@@ -70,7 +70,8 @@ class Row:
         finished: whether the answer ended by itself, not at the limit of tokens.
         tokens: "prompt", "also_read", "cached", "refilled", "generated": fields of `Usage`.
         seconds: "read" (the document, once), "question" (all of this one), "first_token".
-        memory: "peak_bytes" and "kind"; see `acre_rag.evaluation.memory`.
+        memory: "peak_bytes" (of this question), "read_peak_bytes" (while its document was read; rows of earlier
+            versions have none) and "kind"; see `acre_rag.evaluation.memory`.
         sources: spans "start", "end" with "score" (null where it is no finite number), best first; the first few with
             the beginning of their "text".
         trace: steps on the way, "name" and "text".

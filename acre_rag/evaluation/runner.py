@@ -164,39 +164,50 @@ def _run_document(board: Board, seats: Sequence[_Seat], items: Sequence[EvalItem
     meter = MemoryMeter(board.setting.decoder.device)
     meter.mark()
     try:
-        start = perf_counter()
-        first.add(
-            document.document,
-            document.document_id,
-            progress=lambda done, total: bars.reading(document.document_id, done, total),
-        )
-        read_s = perf_counter() - start
+        with meter.watching():
+            start = perf_counter()
+            first.add(
+                document.document,
+                document.document_id,
+                progress=lambda done, total: bars.reading(document.document_id, done, total),
+            )
+            read_s = perf_counter() - start
     except Exception as error:  # a failure to read is a failure of each of its questions
         for seat, pending in asking:
             for item in pending:
                 seat.file.append(_row(board, seat, item, error=_failure(error)))
                 bars.asked()
         return
+    reading = _Reading(round(read_s, 4), meter.peak_bytes)
     try:
         for seat, pending in asking:
             for item in pending:
-                seat.file.append(_asked(board, seat, item, meter, read_s))
+                seat.file.append(_asked(board, seat, item, meter, reading))
                 bars.asked()
     finally:
         first.remove(document.document_id)
 
 
-def _asked(board: Board, seat: _Seat, item: EvalItem, meter: MemoryMeter, read_s: float) -> Row:
+@dataclass(frozen=True)
+class _Reading:
+    """What reading a document took; the same in the rows of all its questions."""
+
+    seconds: float
+    peak_bytes: int | None
+
+
+def _asked(board: Board, seat: _Seat, item: EvalItem, meter: MemoryMeter, reading: _Reading) -> Row:
     task = board.task
     settings = GenerationSettings(max_new_tokens=task.max_new_tokens, stop=task.stop)
     assert seat.pipeline is not None
+    read = {"read_peak_bytes": reading.peak_bytes, "kind": meter.kind}
     start = perf_counter()
     try:
         with meter.watching():
             answer = seat.pipeline.ask(item.question, [item.document_id], settings=settings)
     except Exception as error:  # recorded, not hidden
-        return _row(board, seat, item, error=_failure(error), seconds={"read": round(read_s, 4)})
-    seconds = {"read": read_s, "question": perf_counter() - start, "first_token": answer.timings.first_token_s}
+        return _row(board, seat, item, error=_failure(error), seconds={"read": reading.seconds}, memory=read)
+    asked = {"question": perf_counter() - start, "first_token": answer.timings.first_token_s}
     return _row(
         board,
         seat,
@@ -204,8 +215,8 @@ def _asked(board: Board, seat: _Seat, item: EvalItem, meter: MemoryMeter, read_s
         answer=answer.text,
         score=round(task.score(answer.text, item), 4),
         finished=answer.finished,
-        seconds={name: round(value, 4) for name, value in seconds.items()},
-        memory=meter.facts(),
+        seconds={"read": reading.seconds} | {name: round(value, 4) for name, value in asked.items()},
+        memory={"peak_bytes": meter.peak_bytes, **read},
         **_what_it_says(answer),
     )
 

@@ -1,5 +1,6 @@
 """Findings as tables that Markdown, a terminal and a page can show. Knows no rows and computes nothing."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,11 +8,13 @@ from dataclasses import dataclass, replace
 from rich.table import Table
 from rich.text import Text
 
+from acre_rag.evaluation import facts
 from acre_rag.evaluation.report import Cell, Comparison, SystemFindings
-from acre_rag.evaluation.statistics import Estimate
+from acre_rag.evaluation.statistics import ENOUGH_DOCUMENTS, Estimate
 
 NOTHING = "–"
 _MARKS = ("best", "second")
+_NARROW = "on these few documents: for others they are too narrow."
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,17 @@ def heading(comparison: Comparison) -> str:
     return f"{comparison.model} ({comparison.setting})"
 
 
+def said_of(comparison: Comparison) -> list[str]:
+    """What stands below the tables: embedding model, memory, adapter, options of their own; a line for those alike."""
+    return facts.lines((each.title, each.facts) for each in comparison.systems)
+
+
+def significant(value: float, digits: int) -> str:
+    """A number with no more digits than it deserves."""
+    places = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
+    return f"{round(value, places):,.{max(0, places)}f}"
+
+
 def markdown(comparison: Comparison) -> str:
     """All tables and remarks."""
     parts = [f"## {_escaped(heading(comparison))}", f"Machine: {_escaped(comparison.machine) or 'unknown'}."]
@@ -64,6 +78,8 @@ def markdown(comparison: Comparison) -> str:
     for sheet in sheets_of(comparison):
         parts += [f"### {_escaped(sheet.title)}", _markdown_table(sheet)]
         parts += [_escaped(sheet.note)] if sheet.note else []
+    if said := said_of(comparison):
+        parts += ["### What systems say of themselves", "\n".join(f"- {_escaped(line)}" for line in said)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -93,10 +109,13 @@ def _scores(comparison: Comparison) -> Sheet:
         [Entry(each.title), *(column[index] for column in columns), averages[index], _failed(each)]
         for index, each in enumerate(systems)
     ]
-    names = [f"{name} ({metric}, n={_most(comparison, name)})" for name, metric in comparison.datasets.items()]
+    names = [
+        f"{name} ({metric}, n={_most(comparison, name)}, {counted(_documents(comparison, name), 'document')})"
+        for name, metric in comparison.datasets.items()
+    ]
     note = (
-        "Scores 0 to 100 with 95 % bootstrap intervals over n questions; a failed question counts 0. Best in bold, "
-        "second best underlined. The average weighs each data set the same."
+        "Scores 0 to 100 with 95 % bootstrap intervals; a failed question counts 0. Best in bold, second best "
+        f"underlined. The average weighs each data set the same. {_drawn(comparison)}"
     )
     return Sheet("Scores", ["system", *names, "average", "failed"], lines, note)
 
@@ -119,6 +138,24 @@ def _most(comparison: Comparison, dataset: str) -> int:
     return max((each.cells[dataset].n for each in comparison.systems if dataset in each.cells), default=0)
 
 
+def _documents(comparison: Comparison, dataset: str) -> int:
+    return max((each.cells[dataset].documents for each in comparison.systems if dataset in each.cells), default=0)
+
+
+def counted(n: int, thing: str) -> str:
+    """A number of things."""
+    return f"{n} {thing}{'' if n == 1 else 's'}"
+
+
+def _drawn(comparison: Comparison) -> str:
+    """What the intervals are over: a few documents are too few to be drawn anew."""
+    few = [name for name in comparison.datasets if _documents(comparison, name) < ENOUGH_DOCUMENTS]
+    if len(few) == len(comparison.datasets):
+        return f"Intervals are over questions, {_NARROW}"
+    over = "Intervals are over documents and the questions about each"
+    return f"{over}; of {', '.join(few)} over questions alone, {_NARROW}" if few else f"{over}."
+
+
 def _failed(system: SystemFindings) -> Entry:
     cells = system.cells.values()
     return Entry(f"{sum(cell.failed for cell in cells)} of {sum(cell.n for cell in cells)}" if cells else NOTHING)
@@ -137,23 +174,22 @@ def _differences(comparison: Comparison) -> Sheet:
     title = next((each.title for each in comparison.systems if each.system == comparison.baseline), comparison.baseline)
     note = (
         f"Score minus that of {title} on the same question, with 95 % bootstrap intervals; an interval without 0 is a "
-        "difference that these questions show."
+        "difference that these questions show on these documents, others may not. Intervals are as those of the scores."
     )
     has_baseline = any(each.system == comparison.baseline for each in comparison.systems)
     return Sheet(f"Against {title}", ["system", *comparison.datasets, "average"], lines if has_baseline else [], note)
 
 
 def _costs(comparison: Comparison) -> Sheet:
-    header = ["system", "read a document, s", "a question, s", "its first token, s", "peak memory, MiB", "KV attended"]
+    header = ["system", "read a document, s", "a question, s", "its first token, s"]
+    header += ["peak memory reading, MiB", "peak memory asking, MiB", "KV attended"]
     costs = [each.cost for each in comparison.systems]
     lines = [
         [
-            Entry(each.title),
-            _number(each.cost.read_s, "{:,.2f}"),
-            _number(each.cost.question_s, "{:,.2f}"),
-            _number(each.cost.first_token_s, "{:,.2f}"),
-            _number(each.cost.peak_bytes, "{:,.0f}", unit=2**20),
-            _number(each.cost.kv_tokens, "{:,.0f}"),
+            Entry(each.title, aside=_only(each, comparison)),
+            *(_seconds(value) for value in (each.cost.read_s, each.cost.question_s, each.cost.first_token_s)),
+            *(_number(value, unit=2**20) for value in (each.cost.read_peak_bytes, each.cost.peak_bytes)),
+            _number(each.cost.kv_tokens),
         ]
         for each in comparison.systems
         if each.cells
@@ -161,9 +197,16 @@ def _costs(comparison: Comparison) -> Sheet:
     kinds = sorted({cost.memory for cost in costs} - {""})
     note = (
         "Means over documents and questions; a document is read once. KV attended: tokens of prompt and cache when the "
-        f"answer begins. Peak memory: the highest of any question ({'; '.join(kinds) or 'not measured'})."
+        "answer begins. Peak memory: the highest while any document was read, and of any question "
+        f"({'; '.join(kinds) or 'not measured'}). Costs of a system that has only some of the data sets are "
+        "of those, and no match for the others'."
     )
     return Sheet("Costs", header, lines, note)
+
+
+def _only(system: SystemFindings, comparison: Comparison) -> str:
+    """The data sets that its costs are of, where they are not all."""
+    return "" if len(system.cells) == len(comparison.datasets) else f"(only {', '.join(system.cells)})"
 
 
 def _failures(comparison: Comparison) -> Sheet:
@@ -184,8 +227,12 @@ def _estimate(estimate: Estimate | None, mark: str = "", *, signed: bool = False
     return Entry(number.format(estimate.mean), mark, interval)
 
 
-def _number(value: float | None, form: str, *, unit: float = 1) -> Entry:
-    return Entry(NOTHING if value is None else form.format(value / unit))
+def _number(value: float | None, *, unit: float = 1) -> Entry:
+    return Entry(NOTHING if value is None else f"{value / unit:,.0f}")
+
+
+def _seconds(value: float | None) -> Entry:
+    return Entry(NOTHING if value is None else significant(value, 3))
 
 
 def _mean(cell: Cell | None) -> float | None:

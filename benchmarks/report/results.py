@@ -17,6 +17,12 @@ def read_result(name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     return first["summary"], first["circumstances"]
 
 
+def read_rows(name: str) -> list[dict[str, Any]]:
+    """The rows behind a summary."""
+    with (RESULTS / f"{name}.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file][1:]
+
+
 def table(head: Sequence[str], rows: Sequence[str]) -> str:
     """A Markdown table of finished rows."""
     return f"| {' | '.join(head)} |\n|{' --- |' * len(head)}\n" + "\n".join(rows) + "\n"
