@@ -38,7 +38,7 @@ def training(adapters: Sequence[str]) -> list[Form]:
 
 
 def beside(rows: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:
-    """Rows of a model and of the same model fine-tuned, as systems of one comparison: the second by the model's name.
+    """Rows of a model and of the same model fine-tuned, as systems of one comparison.
 
     Args:
         rows: of the model, at least one.
@@ -49,10 +49,9 @@ def beside(rows: Sequence[Row], tuned: Sequence[Row]) -> list[Row]:
 
 
 def _of(row: Row, model: str, weights: str) -> dict[str, Any]:
-    name = {"model": row.run.model}
     return {
-        "system": f"{row.run.system},model={row.run.model}",
-        "options": {**row.run.options, **name},
+        "system": f"{row.run.system},weights=fine-tuned",  # its folder's name would say nothing
+        "options": {**row.run.options, "weights": "fine-tuned"},
         "model": model,
         "weights": weights,
     }
