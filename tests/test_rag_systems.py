@@ -13,11 +13,12 @@ import torch
 from conftest import byte_tokenizer, tiny_decoder
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from acre_rag.answer import Answer
+from acre_rag.answer import Answer, Usage
 from acre_rag.baselines.base import Call, Setting
-from acre_rag.baselines.prompted import token_ids
+from acre_rag.baselines.prompted import Said, token_ids
 from acre_rag.baselines.rag import rq_checkpoint
 from acre_rag.baselines.rag.bm25 import BM25Search
+from acre_rag.baselines.rag.chunks import split_chunks
 from acre_rag.baselines.rag.memorag import MemoRAG
 from acre_rag.baselines.rag.memories import make_memory, released_memory
 from acre_rag.baselines.rag.memory import ACREMemory, FullMemory, GistMemory
@@ -28,7 +29,7 @@ from acre_rag.baselines.rag.systems import RETRIEVAL_SYSTEMS
 from acre_rag.baselines.registry import make_system
 from acre_rag.decoder import Decoder
 from acre_rag.errors import CapacityError, ConfigError, DocumentError, UnavailableError
-from acre_rag.generate import GenerationSettings
+from acre_rag.generate import Generated, GenerationSettings
 from acre_rag.proxies.adapter import save_adapter
 from acre_rag.proxies.learned import L1Parameters
 
@@ -351,9 +352,10 @@ def test_control_tokens_in_a_question_to_a_memory_are_words() -> None:
 def test_a_long_document_leaves_its_middle_out_of_a_full_memory() -> None:
     memory = FullMemory(_setting(window=768))
     kept = memory.read(ROOMS * 4, lambda *_: None)
-    assert "did not fit the window" in memory.notes(kept)[0]
+    assert "did not fit the window" in memory.notes(kept)[1]
     longest = max(len(each.slots) + len(each.ids) for each in memory.tasks(kept, "Where?"))
-    assert 768 - 768 // 8 <= longest + 48 <= 768
+    assert memory.speech.max_new_tokens == 96 and "replies of at most 96 tokens" in memory.notes(kept)[0]
+    assert 768 - 768 // 8 <= longest + 96 <= 768
     with pytest.raises(CapacityError, match="shorter question"):
         memory.tasks(kept, "Where? " * 30)
 
@@ -365,6 +367,77 @@ def test_gists_of_a_long_document_are_few_and_spread_and_say_so() -> None:
     assert not memory.notes(memory.read("One note.", lambda *_: None))
     with pytest.raises(ConfigError, match="most=0"):
         GistMemory(_setting(), most=0)
+
+
+def _wordy(lengths: list[int]) -> Any:
+    """In the place of `answer_from_text`: gists as long as they may be."""
+
+    def say(_decoder: Any, _prompt: Any, _text: str, _question: str, call: Call, *, window: int) -> Said:
+        lengths.append(call.settings.max_new_tokens)
+        return Said(Generated("g" * lengths[-1], lengths[-1], False, 0.0, 0.0), Usage(0, 0, 0, 0), 0)
+
+    return say
+
+
+def test_gists_share_a_small_window_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    monkeypatch.setattr("acre_rag.baselines.rag.memory.answer_from_text", _wordy(lengths))
+    memory = GistMemory(_setting(window=768), most=9, stretch_tokens=40)
+    kept = memory.read(ROOMS, lambda *_: None)
+    share = memory.room() // 9 - 1
+    assert 10 < share < 768 // 4 and lengths == [share] * 9
+    assert kept.text == "\n".join(["g" * share] * 9)
+    assert memory.notes(kept)[1:] == (
+        f"memory: gists of 9 of {len(split_chunks(ROOMS, byte_tokenizer(), 40))} stretches",
+        f"memory: 9 of 9 gists were cut to {share} tokens to fit the window",
+    )
+    assert all(len(task.slots) + len(task.ids) + 96 <= 768 for task in memory.tasks(kept, "Where is the lamp?"))
+
+
+def test_a_gist_leaves_its_stretch_room_in_the_window() -> None:
+    """The published 512 tokens do not fit beside a stretch in any window up to 1024; nothing is left out for them."""
+    memory = GistMemory(_setting(window=640))
+    read: list[int] = []
+    hook = memory.decoder.model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    memory.read(ROOMS, lambda *_: None)
+    hook.remove()
+    assert memory._fitting_stretch() <= 320
+    prompts = [length for length in read if length > 1]
+    stretches = split_chunks(ROOMS, byte_tokenizer(), memory._fitting_stretch())
+    assert prompts[: len(stretches)] == [memory._asked_tokens + each.n_tokens for each in stretches]
+
+
+def test_memorag_has_the_budgets_of_its_repository() -> None:
+    system: Any = make_system("memorag", _setting(embedder="minilm"))
+    assert (system.memory.gist_tokens, system.memory.stretch_tokens) == (512, 4096)
+    assert system.memory.speech.max_new_tokens == 128 and system.most_clues is None
+    held = system.add(ZOO, id="zoo")
+    assert not [note for note in system.memory.notes(held.state.memory) if "replies" in note]
+    options = {"memory_options": {"recall_tokens": 5, "gist_tokens": 6}, "most_clues": 1}
+    small: Any = make_system("memorag", _setting(embedder="minilm"), **options)
+    assert (small.memory.gist_tokens, small.memory.speech.max_new_tokens, small.most_clues) == (6, 5, 1)
+
+
+@pytest.mark.parametrize("most", [None, 1])
+def test_memory_speaks_as_long_as_it_may_and_every_clue_is_searched(
+    most: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+
+    def said(*_args: Any, **_kwargs: Any) -> list[Generated]:
+        lengths.append(_args[3].max_new_tokens)
+        clues = "\n".join(f"the {word} is somewhere" for word in OBJECTS)
+        return [Generated(text, 1, True, 0.0, 0.0) for text in (clues, clues.replace("is", "was"), "a draft")]
+
+    monkeypatch.setattr("acre_rag.baselines.rag.memorag.decode", said)
+    system = MemoRAG(_setting(), BM25Search(), FullMemory(_setting(), recall_tokens=77), most_clues=most, **SMALL)
+    system.add(ROOMS, id="rooms")
+    answer = system.ask("Where is the lamp?", settings=SHORT)
+    names = [step.name for step in answer.trace]
+    n = len(OBJECTS) if most is None else most
+    assert lengths == [77] and (names.count("clue"), names.count("surrogate question")) == (n, n)
 
 
 def test_an_acre_memory_refills_nothing() -> None:
@@ -408,7 +481,7 @@ def test_each_memorag_says_which_memory_it_has() -> None:
         for name in ("memorag", "memorag-full", "memorag-acre")
     }
     assert said == {
-        "memorag": ("MemoRAG (gists memory)", "gists of at most 16 stretches"),
+        "memorag": ("MemoRAG (gists memory)", "gists of 512 tokens of at most 16 stretches"),
         "memorag-full": ("MemoRAG (full cache memory)", "the model's cache of the document"),
         "memorag-acre": ("MemoRAG (untrained ACRE memory)", "ACRE's compact layer, untrained"),
     }
@@ -439,9 +512,11 @@ def test_options_that_mean_nothing_are_refused() -> None:
         (
             "memorag",
             {"memory": "full", "memory_options": {"most": 3}},
-            "memory='full' has no option 'most'. It has: none",
+            "memory='full' has no option 'most'. It has: recall_tokens",
         ),
         ("memorag", {"memory_options": {"least": 3}}, "memory='gists' has no option 'least'. It has: most, stretch"),
+        ("memorag", {"memory_options": {"recall_tokens": 0}}, "recall_tokens=0"),
+        ("memorag", {"most_clues": 0}, "most_clues=0"),
         ("rq-rag", {"depth": 3}, "depth=3 means nothing with mode='union'"),
         ("rag", {"fusion": "nuclear"}, "fusion='nuclear'"),
     ]:
