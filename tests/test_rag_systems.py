@@ -5,6 +5,7 @@ import gc
 import re
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from acre_rag.baselines.prompted import Said, token_ids
 from acre_rag.baselines.rag import rq_checkpoint
 from acre_rag.baselines.rag.bm25 import BM25Search
 from acre_rag.baselines.rag.chunks import split_chunks
+from acre_rag.baselines.rag.confidence import CHOOSERS, Sure
 from acre_rag.baselines.rag.memorag import MemoRAG
 from acre_rag.baselines.rag.memories import make_memory, released_memory
 from acre_rag.baselines.rag.memory import ACREMemory, FullMemory, GistMemory
@@ -28,7 +30,7 @@ from acre_rag.baselines.rag.rq_rag import RQRAG
 from acre_rag.baselines.rag.systems import RETRIEVAL_SYSTEMS
 from acre_rag.baselines.registry import make_system
 from acre_rag.decoder import Decoder
-from acre_rag.errors import CapacityError, ConfigError, DocumentError, UnavailableError
+from acre_rag.errors import AcreError, CapacityError, ConfigError, DocumentError, UnavailableError
 from acre_rag.generate import Generated, GenerationSettings
 from acre_rag.proxies.adapter import save_adapter
 from acre_rag.proxies.learned import L1Parameters
@@ -132,12 +134,15 @@ def test_removing_frees_what_was_kept(system: Any) -> None:
     assert {source.document for source in system.ask("Where is the owl?", settings=SHORT).sources} <= {"rooms"}
 
 
-def test_documents_compete_and_can_be_named(system: Any) -> None:
+def test_documents_compete_and_can_be_named(system: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     system.add(ZOO, id="zoo")
-    answer = system.ask("Where does the wolf live?", settings=SHORT)
-    assert {source.document for source in answer.sources} <= {"rooms", "zoo"}
-    only = system.ask("Where does the wolf live?", ["zoo"], settings=SHORT)
-    assert {source.document for source in only.sources} <= {"zoo"}
+    find = system.retrieval.find  # whatever a random model makes of the question, the same words are searched
+    monkeypatch.setattr(system.retrieval, "find", lambda _queries, *rest: find(["wolf", "lamp"], *rest))
+    monkeypatch.setitem(CHOOSERS, "confidence", lambda branches: len(branches) - 1)  # a path that searched
+    for names, words in ((None, {"wolf", "lamp"}), (["zoo"], {"wolf"}), (["rooms"], {"lamp"})):
+        sources = system.ask("Where?", names, settings=SHORT).sources
+        assert {source.document for source in sources} == set(names or ["zoo", "rooms"])
+        assert words <= set(re.findall(r"\w+", " ".join(source.text for source in sources)))
 
 
 @pytest.mark.parametrize("text", ["One note.", "x", ZOO * 40])
@@ -148,7 +153,14 @@ def test_documents_of_any_length(text: str) -> None:
         system = make()
         system.add(text, id="d")
         answer = system.ask("Where?", settings=SHORT)
-        assert all(source.document == "d" for source in answer.sources)
+        assert 0 < answer.usage.generated_tokens <= 8
+        assert all(text[source.start : source.end] == source.text for source in answer.sources)
+        if name != "rq-rag-checkpoint":  # a path without a search may be its surest
+            assert answer.sources
+        if len(text) > 100:
+            assert all(len(source.text) <= 40 for source in answer.sources), "chunks of 40 tokens"
+        else:
+            assert {source.text for source in answer.sources} <= {text}
         assert system.add(text, id="d") is system.documents["d"]
 
 
@@ -206,8 +218,8 @@ def test_a_tree_shows_each_branch_and_keeps_the_surest() -> None:
     answer = system.ask("Where is the lamp?", settings=SHORT)
     ends = [step.text for step in answer.trace if step.name.endswith(": answer")]
     assert len(ends) == 3
-    surest = max(ends, key=lambda text: float(text.rsplit(" ", 1)[1].rstrip(")")))
-    assert surest.startswith(answer.text)
+    highest = max(float(text.rsplit(" ", 1)[1].rstrip(")")) for text in ends)
+    assert answer.text and f"{answer.text} (confidence {highest:.2f})" in ends
     assert answer.timings.decode_s == 0
 
 
@@ -227,10 +239,49 @@ def test_the_checkpoints_tree_has_every_path() -> None:
     queries = [text for text in begun if text.endswith(tuple(rq_checkpoint.SEARCHES.values()))]
     ends = [text for text in begun if text.endswith("[A_Response]")]
     assert len(queries) == 12 and len(ends) == 13
-    assert ends[0].endswith("<|assistant|>\n[A_Response]")
+    asked = system.decoder.tokenizer.eos_token
+    assert ends[0] == f"<s><|user|>\nWhere is the lamp?{asked}\n<|assistant|>\n[A_Response]"
     for text in ends[-9:]:
         assert text.count("[EOS][R_Evidences]Title: rooms\nText: ") == 2 and text.count("[/R_Evidences]") == 2
     assert "[EOS]" not in answer.text
+
+
+def test_a_system_message_stands_before_the_question() -> None:
+    options = {"depth": 1, "system_message": "Be brief.</s>", **SMALL}
+    system = RQCheckpoint(Setting(decoder=special_decoder()), BM25Search(), **options)
+    text = system.decoder.tokenizer.decode(system._prompt_ids("Where?"))
+    assert text == "<s><|system|>\nBe brief.</s></s>\n<|user|>\nWhere?</s>\n<|assistant|>\n"
+    eos = system.decoder.tokenizer.eos_token_id
+    assert (system._prompt_ids("Where?") == eos).sum() == 2, "one in the message is words"
+
+
+@pytest.mark.parametrize(("choose", "text"), [("confidence", "a"), ("ppl", "c"), ("ensemble", "b")])
+@pytest.mark.parametrize("mode", ["tree", "checkpoint"])
+def test_a_trees_answer_is_the_one_of_its_choice(
+    mode: str, choose: Any, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branches = {"tree": "abbc"[1:], "checkpoint": "abbc"}[mode] if choose != "confidence" else "bac"
+    scores = {"a": (0.9, 7.0), "b": (0.6, 8.0), "c": (0.1, 2.0)}
+    said = iter(branches * 4)
+    measured: list[bool] = []
+
+    def surely(_decoder: Any, _ids: Any, _settings: Any, *, stopped: Any, perplexity: bool) -> Sure:
+        measured.append(perplexity)
+        each = next(said)
+        return Sure(Generated(each, 1, True, 0.0, 0.0), *scores[each])
+
+    place = {"tree": "rq_rag", "checkpoint": "rq_checkpoint"}[mode]
+    monkeypatch.setattr(f"acre_rag.baselines.rag.{place}.answer_surely", surely)
+    options: dict[str, Any] = {"depth": 1} if mode == "checkpoint" else {"tree": True}
+    make: Any = RQCheckpoint if mode == "checkpoint" else RQRAG
+    system = make(Setting(decoder=special_decoder()), BM25Search(), choose=choose, **options, **SMALL)
+    system.add(ROOMS, id="rooms")
+    answer = system.ask("Where is the lamp?", settings=SHORT)
+    assert answer.text == text and set(measured) == {choose == "ppl"}
+    assert any(
+        step.text == f"{text} (confidence {scores[text][0]:.2f}, perplexity {scores[text][1]:.2f})"
+        for step in answer.trace
+    )
 
 
 def test_the_checkpoints_mode_refuses_other_models() -> None:
@@ -285,7 +336,8 @@ def test_a_checkpoints_evidence_is_cut_to_the_window_with_a_note() -> None:
     assert 400 < max(longest) <= 700 - 8
     paths, _ = system._grown("Where is the lamp?", list(system.documents.values()), Call(SHORT))
     assert all("of a search's evidence did not fit the window" in path.notes[-1] for path in paths[1:])
-    assert answer.text is not None and not paths[0].notes
+    assert 0 < answer.usage.generated_tokens <= 8 and answer.usage.prompt_tokens + 8 <= 700
+    assert not paths[0].notes
 
 
 def test_the_prompts_of_queries_count_as_read() -> None:
@@ -518,6 +570,7 @@ def test_options_that_mean_nothing_are_refused() -> None:
         ("memorag", {"memory_options": {"recall_tokens": 0}}, "recall_tokens=0"),
         ("memorag", {"most_clues": 0}, "most_clues=0"),
         ("rq-rag", {"depth": 3}, "depth=3 means nothing with mode='union'"),
+        ("rq-rag-tree", {"system_message": "Hm"}, "system_message='Hm' means nothing with mode='tree'"),
         ("rag", {"fusion": "nuclear"}, "fusion='nuclear'"),
     ]:
         with pytest.raises(ConfigError, match=match):
@@ -531,10 +584,27 @@ def test_every_row_names_what_it_is() -> None:
         assert make_system(name, _setting(embedder="minilm")).facts["retriever"] in {"BM25", "dense"}
 
 
-def test_a_question_nobody_waits_for_stops(system: Any) -> None:
-    stream = system.stream("Where is the lamp?", settings=GenerationSettings(max_new_tokens=400))
-    stream.close()
-    assert system.ask("Where is the lamp?", settings=SHORT).text is not None
+@pytest.mark.parametrize("after", [1, 20, 120])
+def test_a_question_nobody_waits_for_stops(system: Any, after: int) -> None:
+    """At its next token, on the way to the answer as within it: passes of the model are counted."""
+    ticket = system._asked("Where is the lamp?", None, GenerationSettings(max_new_tokens=400))
+    n_passes = 0
+
+    def count(*_: Any) -> None:
+        nonlocal n_passes
+        n_passes += 1
+        if n_passes == after:
+            ticket.cancel()
+
+    hook = system.decoder.model.register_forward_pre_hook(count)
+    try:
+        with pytest.raises((AcreError, CancelledError)):
+            ticket.result()
+        system.decoder.worker.stop_when_idle()
+    finally:
+        hook.remove()
+    assert after <= n_passes <= after + 1
+    assert system.ask("Where is the lamp?", settings=SHORT).usage.generated_tokens
 
 
 QUESTIONS = {
