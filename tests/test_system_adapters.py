@@ -151,6 +151,7 @@ def test_the_table_of_refusals_names_systems() -> None:
 
 def test_each_system_has_its_row_of_sources_and_deviations() -> None:
     text = (Path(__file__).parents[1] / "docs" / "baselines.md").read_text(encoding="utf-8")
+    text = text.split("## Long documents")[0]
     rows = re.findall(r"^\| `([\w-]+)` \|", text, flags=re.MULTILINE)
     assert sorted(rows) == sorted(SYSTEMS)
 

@@ -161,7 +161,7 @@ def make_rq_rag(
     if choose not in get_args(Choice):
         raise ConfigError(f"choose={choose!r} is unknown: choose one of {', '.join(get_args(Choice))}.")
     own = {"depth": depth, "system_message": system_message}
-    given = {option: value for option, value in own.items() if value is not None}
+    given: dict[str, Any] = {option: value for option, value in own.items() if value is not None}
     if given and mode != "checkpoint":
         option, value = next(iter(given.items()))
         raise ConfigError(
