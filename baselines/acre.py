@@ -99,6 +99,13 @@ ACRE_SYSTEMS = (
     _form("acre-refill", "ACRE (refill only)", "refilled passages, no L1 entries around them", l1_context=False),
     _form("acre-learned", "ACRE (learned L1)", "learned L1 of an adapter, consensus", learned=True),
     _form(
+        "acre-learned-hybrid",
+        "ACRE (learned L1, hybrid)",
+        "learned L1 of an adapter, the retrieval heads' choice and BM25's together",
+        learned=True,
+        select="hybrid",
+    ),
+    _form(
         "acre-learned-paper",
         "ACRE (learned L1, Eq. 15-17)",
         "the paper's method with a trained adapter",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_decoder
-from test_kv_systems import FAMILIES, FIRST, made, words
+from test_kv_systems import FAMILIES, FIRST, RUNNING, made, words
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -299,6 +299,39 @@ def test_a_budget_that_holds_everything_is_full_context(name: str) -> None:
     for each in (system, full):
         each.add(TEXT)
     assert system.ask(FIRST, settings=LONG).text == full.ask(FIRST, settings=LONG).text
+
+
+@pytest.mark.parametrize("name", ["snapkv", "finch", "streaming-llm"])
+def test_in_bfloat16_a_press_keeps_what_it_keeps_in_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The type that results are measured in; the weights are rounded to it in both, so arithmetic alone differs."""
+    kvpress, chosen = load_kvpress(), list[Tensor]()
+    press = {"snapkv": kvpress.SnapKVPress, "finch": kvpress.FinchPress, "streaming-llm": kvpress.StreamingLLMPress}
+    scored = press[name].score
+
+    def score(self: Any, module: Any, hidden: Any, keys: Tensor, *rest: Any) -> Tensor:
+        scores: Tensor = scored(self, module, hidden, keys, *rest)
+        best = scores[0].topk(int(keys.shape[2] * (1 - self.compression_ratio)), dim=-1).indices
+        chosen.append(best if name == "snapkv" else best.sort(dim=-1).values)  # in the order of the cache
+        return scores
+
+    monkeypatch.setattr(press[name], "score", score)
+    rounded = copy.deepcopy(tiny_decoder().model).to(torch.bfloat16)
+    found: list[list[dict[int, Tensor]]] = []
+    for dtype in (torch.bfloat16, torch.float32):
+        chosen.clear()
+        decoder = Decoder(model=copy.deepcopy(rounded).to(dtype), tokenizer=byte_tokenizer(), name="tiny")
+        system: Any = make_system(name, Setting(decoder=decoder), **RUNNING[name])
+        asked = tokenised_question(FIRST, system.prompt, decoder)
+        kept = slots(system.working_cache(state_of(system), asked, Call(LONG))[0])
+        keys = kept.keys.float() if name == "snapkv" else tiny_decoder().rope.unrotate(kept.keys.float())
+        rows = torch.cat([keys, kept.values.float()], dim=-1).flatten(0, 1)  # [L * Hkv, kept, 2 D]
+        tokens = torch.stack(chosen).flatten(0, 1).tolist()
+        found.append([dict(zip(head, each, strict=True)) for head, each in zip(tokens, rows, strict=True)])
+    for low, high in zip(*found, strict=True):
+        common = sorted(set(low) & set(high))
+        assert len(common) >= 0.9 * len(high), "slots that score nearly alike may change places"
+        got, expected = (torch.stack([each[token] for token in common]) for each in (low, high))
+        assert (got - expected).norm() / expected.norm() < 0.03
 
 
 @pytest.mark.parametrize("name", ["snapkv", "finch", "streaming-llm"])

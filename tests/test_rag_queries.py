@@ -1,6 +1,7 @@
 """Queries out of whatever a small model wrote, and the choice among several answers."""
 
 import re
+from math import inf
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from acre_rag.baselines.base import Call
 from acre_rag.baselines.prompted import nothing, token_ids
-from acre_rag.baselines.rag.confidence import Sure, answer_surely, most_confident, voted
+from acre_rag.baselines.rag.confidence import Sure, answer_surely, ensemble, least_perplexed, most_confident
 from acre_rag.baselines.rag.lines import listed
 from acre_rag.baselines.rag.recall import all_queries, recalled
 from acre_rag.baselines.rag.rewriting import ACTIONS, refined
@@ -107,8 +108,10 @@ def test_memory_is_read_into_queries_and_steps() -> None:
 
 
 @pytest.mark.parametrize(("seed", "stop"), [(0, ()), (1, ()), (2, ()), (0, ("stop",))])
-def test_confidence_is_that_of_the_tokens_generated(seed: int, stop: tuple[str, ...]) -> None:
-    """Against `generate`'s own scores; what strips and what ends an answer counts as everything else."""
+def test_confidence_is_the_mean_of_the_likeliest_tokens_and_perplexity_that_of_everything(
+    seed: int, stop: tuple[str, ...]
+) -> None:
+    """Against `generate`'s own scores, and the stock model's own loss."""
     decoder = tiny_decoder()
     prompt = "The owl hunts at night. Who hunts? "
     ids = token_ids(decoder, prompt + "?" * seed)
@@ -116,7 +119,7 @@ def test_confidence_is_that_of_the_tokens_generated(seed: int, stop: tuple[str, 
         [plain] = decode(decoder, [nothing(decoder)], [ids], GenerationSettings(max_new_tokens=12))
         stop = (plain.text[2:4],)
     settings = GenerationSettings(max_new_tokens=12, stop=stop)
-    sure = answer_surely(decoder, ids, settings, stopped=lambda: False)
+    sure = answer_surely(decoder, ids, settings, stopped=lambda: False, perplexity=True)
     options = {"stop_strings": list(stop), "tokenizer": decoder.tokenizer} if stop else {}
     out = decoder.model.generate(
         ids[None],
@@ -129,8 +132,39 @@ def test_confidence_is_that_of_the_tokens_generated(seed: int, stop: tuple[str, 
     )
     new = out.sequences[0, len(ids) :]
     assert sure.generated.ids == tuple(new.tolist())
-    each = [step[0].log_softmax(-1)[token] for step, token in zip(out.logits, new, strict=True)]
-    assert sure.confidence == pytest.approx(float(torch.stack(each).mean().exp()), rel=1e-4)
+    blank = [not decoder.tokenizer.decode([token]).strip() for token in new.tolist()]
+    each = [float(step[0].softmax(-1).max()) for step in out.logits][blank.index(False) :]
+    assert sure.confidence == pytest.approx(sum(each) / len(each), rel=1e-4)
+    loss = decoder.model(out.sequences, labels=out.sequences).loss
+    assert sure.perplexity == pytest.approx(float(loss.exp()), rel=1e-4)
+    assert answer_surely(decoder, ids, settings, stopped=lambda: False).perplexity == inf
+
+
+def test_what_stands_around_an_answer_does_not_count_in_its_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = tiny_decoder()
+    ids = token_ids(decoder, "The owl hunts at night. Who hunts? ")
+    written = token_ids(decoder, " \nan owl</s>").tolist()
+
+    def says(*_args: object, **_kwargs: object) -> list[Generated]:
+        decoder.base(input_ids=torch.cat([ids, torch.tensor(written)])[None], past_key_values=_args[1])
+        return [Generated("an owl", len(written), True, 0.0, 0.0, tuple(written))]
+
+    monkeypatch.setattr("acre_rag.baselines.rag.confidence.decode_on", says)
+    sure = answer_surely(decoder, ids, GenerationSettings(), stopped=lambda: False)
+    logits = decoder.model(torch.cat([ids, torch.tensor(written)])[None]).logits[0]
+    places = slice(len(ids) + 2 - 1, len(ids) + len(written) - 1 - 1)  # that predict "an owl" alone
+    assert sure.confidence == pytest.approx(float(logits[places].softmax(-1).amax(-1).mean()), rel=1e-4)
+
+
+def test_perplexity_is_the_same_in_strides(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = tiny_decoder()
+    ids = token_ids(decoder, "The owl hunts at night. Who hunts? ")
+    settings = GenerationSettings(max_new_tokens=4)
+    whole, parts = answer_surely(decoder, ids, settings, stopped=lambda: False, perplexity=True), []
+    for stride in (1, 7):
+        monkeypatch.setattr("acre_rag.baselines.rag.confidence._STRIDE", stride)
+        parts.append(answer_surely(decoder, ids, settings, stopped=lambda: False, perplexity=True).perplexity)
+    assert parts == pytest.approx([whole.perplexity] * 2, rel=1e-4)
 
 
 def test_an_answer_without_words_has_no_confidence() -> None:
@@ -143,12 +177,15 @@ def test_an_answer_without_words_has_no_confidence() -> None:
     assert (sure.generated.text, sure.confidence) == ("", 0.0)
 
 
-def _sure(text: str, confidence: float) -> Sure:
-    return Sure(Generated(text, 1, True, 0.0, 0.0), confidence)
+def _sure(text: str, confidence: float, perplexity: float = inf) -> Sure:
+    return Sure(Generated(text, 1, True, 0.0, 0.0), confidence, perplexity)
 
 
-def test_the_surest_branch_and_the_vote_may_differ() -> None:
-    branches = [_sure("Rome", 0.5), _sure("Paris.", 0.3), _sure("paris", 0.4)]
+def test_the_three_choices_may_differ() -> None:
+    branches = [_sure("Rome", 0.5, 9.0), _sure("Paris", 0.3, 8.0), _sure("Paris", 0.4, 9.0), _sure("Bern", 0.1, 7.0)]
     assert most_confident(branches) == 0
-    assert voted(branches) == 2
-    assert most_confident([_sure("a", 0.5), _sure("b", 0.5)]) == 0
+    assert ensemble(branches) == 2
+    assert least_perplexed(branches) == 3
+    for choose in (most_confident, ensemble, least_perplexed):
+        assert choose([_sure("a", 0.5, 3.0), _sure("b", 0.5, 3.0)]) == 0
+    assert ensemble([_sure("Rome", 0.5), _sure("Paris.", 0.3), _sure("Paris", 0.4)]) == 0, "as the repository counts"

@@ -25,7 +25,7 @@ from acre_rag.baselines.rag.chunks import split_chunks
 from acre_rag.baselines.rag.dense import DenseSearch
 from acre_rag.baselines.rag.embedder import Embedder, SentenceEmbedder
 from acre_rag.baselines.rag.embedders import load_embedder
-from acre_rag.baselines.rag.fused import WEIGHTS, FusedSearch
+from acre_rag.baselines.rag.fused import FusedSearch
 from acre_rag.baselines.rag.retrieval import Retrieval
 from acre_rag.baselines.rag.search import Hit, union
 from acre_rag.baselines.rag.searches import dense_search
@@ -35,6 +35,8 @@ from acre_rag.retrieve import bm25_scores
 
 ANIMALS = ["The owl hunts mice at night.", "A whale breathes air.", "Bees make honey in a hive.", "The owl sleeps."]
 ROOMS = ["The kitchen has two windows.", "Honey stands on the kitchen shelf.", "Nobody sleeps in the attic at night."]
+PUBLISHED = {"dense+sparse": (1.0, 0.3, 0.0), "all": (1.0, 0.3, 1.0)}
+"""Weights of dense, sparse and ColBERT scores, as FlagEmbedding's `ensemble_score` has them."""
 QUERIES = ["Who hunts at night?", "Where is the honey?", "zebra"]
 
 
@@ -167,7 +169,7 @@ def test_all_of_a_long_text_counts_in_its_vector(minilm: SentenceEmbedder) -> No
 def test_fused_hits_equal_the_weighted_sum_of_everything(bge_m3: BGEM3, fusion: str) -> None:
     search = FusedSearch(bge_m3, fusion)
     indexes = [search.index(texts, lambda _: None) for texts in (ANIMALS, ROOMS)]
-    dense_weight, sparse_weight, colbert_weight = WEIGHTS[fusion]
+    dense_weight, sparse_weight, colbert_weight = PUBLISHED[fusion]
     for query in QUERIES:
         asked = bge_m3.encode([query], colbert=True)
         expected = []
@@ -184,11 +186,11 @@ def test_fused_hits_equal_the_weighted_sum_of_everything(bge_m3: BGEM3, fusion: 
 
 def test_bge_m3_alone_is_the_librarys_own_score(bge_m3: BGEM3) -> None:
     pair = [(QUERIES[0], ANIMALS[0])]
-    own = bge_m3._model.compute_score(pair, weights_for_different_modes=list(WEIGHTS["all"]))
+    own = bge_m3._model.compute_score(pair, weights_for_different_modes=list(PUBLISHED["all"]))
     search = FusedSearch(bge_m3, "all")
     [hit] = search.best(QUERIES[0], [search.index(ANIMALS[:1], lambda _: None)], 1)
     # The library divides by the sum of the weights.
-    assert hit.score == pytest.approx(own["colbert+sparse+dense"][0] * sum(WEIGHTS["all"]), rel=2e-3)
+    assert hit.score == pytest.approx(own["colbert+sparse+dense"][0] * sum(PUBLISHED["all"]), rel=2e-3)
 
 
 def test_all_of_a_long_text_counts_for_bge_m3_too(bge_m3: BGEM3) -> None:

@@ -1,15 +1,19 @@
 """Every system of the registry through LlamaIndex and LangChain, on a tiny random model: what it says by itself."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from time import sleep
 from typing import Any, TypedDict
 
 import pytest
 import torch
 from conftest import TINY, byte_tokenizer
+from evaluation_case import items
+from evaluation_case import run as run_rows
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import AIMessage, HumanMessage
@@ -29,6 +33,7 @@ from acre_rag.baselines.registry import SYSTEMS, make_system
 from acre_rag.construct import ProgressCallback
 from acre_rag.decoder import Decoder
 from acre_rag.errors import AcreError, ConfigError, DocumentError, UnavailableError
+from acre_rag.evaluation.forms import Form
 from acre_rag.integrations.langchain import SystemQA
 from acre_rag.integrations.llama_index import SystemQueryEngine, join_pages
 from acre_rag.integrations.systems import pipeline_of
@@ -142,6 +147,24 @@ def steps(answer: Answer) -> list[dict[str, str]]:
 
 def test_the_table_of_refusals_names_systems() -> None:
     assert set(CANNOT) <= set(SYSTEMS)
+
+
+def test_each_system_has_its_row_of_sources_and_deviations() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "baselines.md").read_text(encoding="utf-8")
+    text = text.split("## Long documents")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \|", text, flags=re.MULTILINE)
+    assert sorted(rows) == sorted(SYSTEMS)
+
+
+def test_each_of_them_has_one_row_of_a_run_that_says_why(tmp_path: Path) -> None:
+    """Beside a system that runs: nobody's absence passes for a score, nor stops the others."""
+    rows = run_rows(tmp_path, items(documents=1), forms=[Form(name=name) for name in (*CANNOT, "acre-l1")])
+    refused = {row.run.system: row.error for row in rows if row.refused}
+    assert set(refused) == set(CANNOT)
+    for name, (error, told) in CANNOT.items():
+        assert refused[name] and refused[name]["kind"] == error.__name__ and told in refused[name]["message"]
+    answered = [row.run.system for row in rows if not row.refused]
+    assert answered == ["acre-l1"] * 2 and len(rows) == len(CANNOT) + 2
 
 
 @pytest.mark.parametrize("name", CANNOT)

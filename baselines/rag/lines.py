@@ -15,14 +15,14 @@ _QUOTES = " \t\"'`*_“”‘’«»"
 _MOST_CHARACTERS = 300  # of one query: what is longer is no query but a model that went on talking
 
 
-def listed(text: str, *, most: int, least_words: int = 1) -> list[str]:
+def listed(text: str, *, most: int | None = None, least_words: int = 1) -> list[str]:
     """The entries of a list: without numbers, bullets, labels and quotation marks, and none of them twice.
 
     Announcements ("Here are the questions:") are left out. Several questions on one line are several entries.
 
     Args:
         text: what the model wrote.
-        most: most entries.
+        most: most entries; `None` takes all.
         least_words: entries of fewer words are left out; a character of a script without spaces counts as a word.
     """
     found: dict[str, str] = {}

@@ -16,11 +16,12 @@ from acre_rag.baselines.prompted import token_ids
 from acre_rag.baselines.rag.fused import Fusion
 from acre_rag.baselines.rag.memories import MemoryKind, make_memory
 from acre_rag.baselines.rag.memory import Memory, Ready
-from acre_rag.baselines.rag.recall import SHORT, Recalled, all_queries, recalled
+from acre_rag.baselines.rag.recall import Recalled, all_queries, recalled
 from acre_rag.baselines.rag.retrieval import CHUNK_TOKENS, N_HITS, Indexed, Retrieval
 from acre_rag.baselines.rag.search import Search
 from acre_rag.baselines.rag.searches import dense_search
 from acre_rag.construct import ProgressCallback
+from acre_rag.errors import ConfigError
 from acre_rag.generate import decode
 
 
@@ -45,15 +46,28 @@ class MemoRAG(Baseline[Remembered]):
         search: the way of searching.
         memory: where the clues come from.
         draft: whether the draft is read behind the evidence (it always searches).
+        most_clues: most clues, and most surrogate questions, of a document; all by default, as in the repository.
         options: `hits` and `chunk_tokens` of `Retrieval`.
+
+    Raises:
+        ConfigError: `most_clues` or one of the options is below 1.
     """
 
     def __init__(
-        self, setting: Setting, search: Search[Any], memory: Memory[Any], *, draft: bool = True, **options: Any
+        self,
+        setting: Setting,
+        search: Search[Any],
+        memory: Memory[Any],
+        *,
+        draft: bool = True,
+        most_clues: int | None = None,
+        **options: Any,
     ) -> None:
+        if most_clues is not None and most_clues < 1:
+            raise ConfigError(f"most_clues={most_clues} must be 1 or more, or left out for all.")
         super().__init__(setting)
         self.retrieval = Retrieval(setting, search, **options)
-        self.memory, self.draft = memory, draft
+        self.memory, self.draft, self.most_clues = memory, draft, most_clues
 
     @property
     def facts(self) -> dict[str, str]:
@@ -106,12 +120,12 @@ class MemoRAG(Baseline[Remembered]):
             self.decoder,
             [each.slots for each in ready],
             [each.ids for each in ready],
-            SHORT,
+            self.memory.speech,
             stopped=[call.stopped] * len(ready),
         )
         call.check()
         clues, questions, draft = (each.text for each in said)
-        return recalled(clues, questions, draft)
+        return recalled(clues, questions, draft, most=self.most_clues)
 
 
 def _searchable(document: Held[Remembered]) -> Held[Indexed]:
@@ -132,6 +146,7 @@ def make_memorag(
     fusion: Fusion = "dense",
     memory_options: dict[str, Any] | None = None,
     draft: bool = True,
+    most_clues: int | None = None,
     hits: int = N_HITS,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> MemoRAG:
@@ -141,8 +156,9 @@ def make_memorag(
         setting: model, template, window, embedding model; the adapter for `memory="released"`.
         memory: "gists", "full", "acre" or "released"; see `make_memory`.
         fusion: see `dense_search`.
-        memory_options: options of the memory ("gists": `most`, `stretch_tokens`, `gist_tokens`).
+        memory_options: options of the memory: `recall_tokens`, and of "gists" `most`, `stretch_tokens`, `gist_tokens`.
         draft: see `MemoRAG`.
+        most_clues: see `MemoRAG`.
         hits: see `Retrieval`.
         chunk_tokens: see `Retrieval`.
 
@@ -151,4 +167,5 @@ def make_memorag(
         UnavailableError: the released memory model without CUDA or weights; no such embedding model here.
     """
     made = make_memory(setting, memory, **memory_options or {})
-    return MemoRAG(setting, dense_search(setting, fusion), made, draft=draft, hits=hits, chunk_tokens=chunk_tokens)
+    search = dense_search(setting, fusion)
+    return MemoRAG(setting, search, made, draft=draft, most_clues=most_clues, hits=hits, chunk_tokens=chunk_tokens)

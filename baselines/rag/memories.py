@@ -1,5 +1,6 @@
 """Which memory a name means, and what it needs. Forms none."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -9,6 +10,7 @@ from acre_rag.baselines.base import Setting
 from acre_rag.baselines.options import check_options, option_names
 from acre_rag.baselines.rag.embedders import cached_folder
 from acre_rag.baselines.rag.memory import ACREMemory, FullMemory, GistMemory, Memory
+from acre_rag.baselines.rag.recall import RECALL_TOKENS
 from acre_rag.errors import ConfigError, UnavailableError
 from acre_rag.proxies import LearnedProxy
 from acre_rag.proxies.adapter import load_learned
@@ -26,7 +28,7 @@ def make_memory(setting: Setting, kind: MemoryKind, **options: Any) -> Memory[An
         kind: "gists" (sums of stretches, as MemoRAG-Lite), "full" (the model's cache of the document, its middle left
             out beyond the window), "acre" (the compact layer of an ACRE cache, untrained), "released" (MemoRAG's
             trained memory).
-        options: of `GistMemory`.
+        options: of `GistMemory`; the others take `recall_tokens`.
 
     Raises:
         ConfigError: no such memory, or it has no such option.
@@ -34,15 +36,17 @@ def make_memory(setting: Setting, kind: MemoryKind, **options: Any) -> Memory[An
     """
     if kind not in get_args(MemoryKind):
         raise ConfigError(f"memory={kind!r} is unknown: choose one of {', '.join(get_args(MemoryKind))}.")
-    check_options(f"memory={kind!r}", options, option_names(GistMemory) if kind == "gists" else [])
-    if kind == "gists":
-        return GistMemory(setting, **options)
-    if kind == "full":
-        return FullMemory(setting)
-    return ACREMemory(setting) if kind == "acre" else _released(setting)
+    makers: dict[MemoryKind, Callable[..., Memory[Any]]] = {
+        "gists": GistMemory,
+        "full": FullMemory,
+        "acre": ACREMemory,
+        "released": _released,
+    }
+    check_options(f"memory={kind!r}", options, option_names(makers[kind]))
+    return makers[kind](setting, **options)
 
 
-def _released(setting: Setting) -> ACREMemory:
+def _released(setting: Setting, *, recall_tokens: int = RECALL_TOKENS) -> ACREMemory:
     """The released memory model: trained projections for compact entries on a frozen model, which is learned L1."""
     if not torch.cuda.is_available():
         raise UnavailableError(
@@ -55,13 +59,14 @@ def _released(setting: Setting) -> ACREMemory:
             f"memory='released' needs the weights of {RELEASED}, which are not on this machine. Fetch them "
             f"(hf download {RELEASED}) or name a folder with --adapter, or use memory='gists' or 'full'."
         )
-    return released_memory(setting, folder)
+    return released_memory(setting, folder, recall_tokens=recall_tokens)
 
 
-def released_memory(setting: Setting, weights: Path) -> ACREMemory:
+def released_memory(setting: Setting, weights: Path, *, recall_tokens: int = RECALL_TOKENS) -> ACREMemory:
     """The compact layer as a checkpoint in that layout forms it, at ACRE's interval (the repository: 4 tokens).
 
     Raises:
         AdapterError: the weights are damaged, or belong to another model than the setting's.
     """
-    return ACREMemory(setting, LearnedProxy(load_learned(weights, setting.decoder).to(setting.decoder.dtype)))
+    proxy = LearnedProxy(load_learned(weights, setting.decoder).to(setting.decoder.dtype))
+    return ACREMemory(setting, proxy, recall_tokens=recall_tokens)

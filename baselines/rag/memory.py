@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from acre_rag.baselines.base import Call, Setting
-from acre_rag.baselines.prompted import answer_from_text, middle_truncated, text_ids, token_ids
+from acre_rag.baselines.prompted import answer_from_text, middle_truncated, room_for_text, text_ids, token_ids
 from acre_rag.baselines.rag.chunks import split_chunks
-from acre_rag.baselines.rag.recall import SHORT, TASKS
+from acre_rag.baselines.rag.recall import RECALL_TOKENS, TASKS
 from acre_rag.cache import KV
 from acre_rag.config import ACREConfig
 from acre_rag.construct import ProgressCallback
@@ -43,10 +43,22 @@ class Ready:
 
 
 class Memory(ABC, Generic[M]):
-    """What is remembered of a document."""
+    """What is remembered of a document.
+
+    Args:
+        setting: model and window.
+        recall_tokens: most tokens of each reply; an eighth of the window where that is less.
+    """
 
     about: str
     """What it is, for result rows."""
+
+    def __init__(self, setting: Setting, recall_tokens: int) -> None:
+        if recall_tokens < 1:
+            raise ConfigError(f"recall_tokens={recall_tokens} must be 1 or more.")
+        self.window = setting.most_tokens
+        self.speech = GenerationSettings(max_new_tokens=min(recall_tokens, self.window // 8))
+        self._shortened = self.speech.max_new_tokens < recall_tokens
 
     @abstractmethod
     def read(self, text: str, progress: ProgressCallback) -> M:
@@ -62,7 +74,8 @@ class Memory(ABC, Generic[M]):
 
     def notes(self, memory: M) -> tuple[str, ...]:
         """What the user should know of it."""
-        return ()
+        said = f"memory: replies of at most {self.speech.max_new_tokens} tokens, an eighth of the window"
+        return (said,) if self._shortened else ()
 
     def forget(self, memory: M) -> None:
         """Free what is not freed with the object itself."""
@@ -88,35 +101,46 @@ class FullMemory(Memory[Kept]):
 
     Args:
         setting: model and window.
+        recall_tokens: see `Memory`.
     """
 
     about = "the model's cache of the document"
 
-    def __init__(self, setting: Setting) -> None:
-        self.decoder, self.window = setting.decoder, setting.most_tokens
+    def __init__(self, setting: Setting, *, recall_tokens: int = RECALL_TOKENS) -> None:
+        super().__init__(setting, recall_tokens)
+        self.decoder = setting.decoder
         self._prompts = [render(task, setting.decoder.tokenizer) for task in TASKS]
 
     def read(self, text: str, progress: ProgressCallback) -> Kept:
         """Read the document as it is."""
-        prefix, ids = token_ids(self.decoder, self._prompts[0].prefix), text_ids(self.decoder, text)
+        kept = middle_truncated(ids := text_ids(self.decoder, text), self.room())
+        left_out = len(ids) - len(kept)
+        notes = (f"memory: the middle {left_out:,} tokens of its text did not fit the window",) if left_out else ()
+        prefix = token_ids(self.decoder, self._prompts[0].prefix)
+        return Kept(_read(self.decoder, torch.cat([prefix, kept]), progress), text, notes)
+
+    def room(self) -> int:
+        """Tokens of text that fit beside prompts, a question and a reply.
+
+        Raises:
+            CapacityError: none.
+        """
+        prefix = len(token_ids(self.decoder, self._prompts[0].prefix))
         task = max(len(token_ids(self.decoder, prompt.ask("")[0])) for prompt in self._prompts)
-        reserved = task + min(_QUESTION_TOKENS, self.window // 8) + SHORT.max_new_tokens
-        room = self.window - len(prefix) - reserved
+        reserved = task + min(_QUESTION_TOKENS, self.window // 8) + self.speech.max_new_tokens
+        room = self.window - prefix - reserved
         if room < 1:
             raise CapacityError(
-                f"The memory's prompt ({len(prefix)} tokens) and what is kept free for a question ({reserved}) fill "
+                f"The memory's prompt ({prefix} tokens) and what is kept free for a question ({reserved}) fill "
                 f"window={self.window:,}. Use a larger window."
             )
-        kept = middle_truncated(ids, room)
-        left_out = len(ids) - len(kept)
-        notes = (f"memory: the document's middle {left_out:,} tokens did not fit the window",) if left_out else ()
-        return Kept(_read(self.decoder, torch.cat([prefix, kept]), progress), text, notes)
+        return room
 
     def tasks(self, memory: Kept, question: str) -> list[Ready]:
         """The tasks behind the text."""
         asked = [tokenised_question(question, prompt, self.decoder) for prompt in self._prompts]
         ready = [Ready(memory.slots, each.ids) for each in asked]
-        longest = len(memory.slots) + max(len(each.ids) for each in ready) + SHORT.max_new_tokens
+        longest = len(memory.slots) + max(len(each.ids) for each in ready) + self.speech.max_new_tokens
         if longest > self.window:
             raise CapacityError(
                 f"Memory, question and clues need {longest:,} tokens, more than window={self.window:,}. "
@@ -125,8 +149,8 @@ class FullMemory(Memory[Kept]):
         return ready
 
     def notes(self, memory: Kept) -> tuple[str, ...]:
-        """What was left out."""
-        return memory.notes
+        """What was left out or made shorter."""
+        return (*super().notes(memory), *memory.notes)
 
 
 GIST = PromptTemplate(before="Read the following text carefully.\n\n", after="\n\n{question}")
@@ -139,31 +163,43 @@ class GistMemory(FullMemory):
     """MemoRAG-Lite's memory: the model sums up stretch after stretch, and the gists are read into a cache.
 
     Every stretch costs one reading and one short generation. A document of more stretches than `most` is sampled:
-    stretches spread evenly over it, and the answer's notes say so.
+    stretches spread evenly over it, and the answer's notes say so. All gists share the window: where it is too small
+    for that many of that length, each is cut to its share, with a note.
 
     Args:
         setting: model and window.
-        most: most stretches that are summed up.
-        stretch_tokens: length of a stretch (the repository: 4096); at most half of the window.
-        gist_tokens: most tokens of a gist (the repository: 512, with larger models).
+        most: most stretches that are summed up (the repository: all of them).
+        stretch_tokens: length of a stretch (the repository's); at most half of the window.
+        gist_tokens: most tokens of a gist (the repository's); at most a quarter of the window.
+        recall_tokens: see `Memory`.
     """
 
-    def __init__(self, setting: Setting, *, most: int = 16, stretch_tokens: int = 4096, gist_tokens: int = 96) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        most: int = 16,
+        stretch_tokens: int = 4096,
+        gist_tokens: int = 512,
+        recall_tokens: int = RECALL_TOKENS,
+    ) -> None:
         if min(most, stretch_tokens, gist_tokens) < 1:
             raise ConfigError(f"most={most}, stretch_tokens={stretch_tokens}, gist_tokens={gist_tokens}: 1 or more.")
-        super().__init__(setting)
-        self.about = f"gists of at most {most} stretches"
-        self.most = most
-        self.stretch_tokens = min(stretch_tokens, self.window // 2)
-        self._settings = GenerationSettings(max_new_tokens=gist_tokens)
+        super().__init__(setting, recall_tokens=recall_tokens)
+        self.about = f"gists of {gist_tokens} tokens of at most {most} stretches"
+        self.most, self.stretch_tokens, self.gist_tokens = most, stretch_tokens, gist_tokens
         self._prompt = render(GIST, setting.decoder.tokenizer)
+        self._asked_tokens = len(token_ids(self.decoder, self._prompt.prefix)) + len(
+            tokenised_question(_GIST_REQUEST, self._prompt, self.decoder).ids
+        )
 
     def read(self, text: str, progress: ProgressCallback) -> Kept:
         """Sum up, then read the gists."""
-        stretches = split_chunks(text, self.decoder.tokenizer, self.stretch_tokens)
+        stretches = split_chunks(text, self.decoder.tokenizer, self._fitting_stretch())
         n = min(self.most, len(stretches))
         chosen = [stretches[i * len(stretches) // n] for i in range(n)]
-        gists, total, done = [], sum(stretch.n_tokens for stretch in chosen), 0
+        settings = self._share(n)
+        gists, total, done, n_cut = [], sum(stretch.n_tokens for stretch in chosen), 0, 0
         for stretch in chosen:
             progress(done, total)
             said = answer_from_text(
@@ -171,14 +207,31 @@ class GistMemory(FullMemory):
                 self._prompt,
                 text[stretch.start : stretch.stop],
                 _GIST_REQUEST,
-                Call(self._settings),
+                Call(settings),
                 window=self.window,
-            )
-            gists.append(said.generated.text)
+            ).generated
+            gists.append(said.text)
+            n_cut += not said.finished
             done += stretch.n_tokens
         kept = super().read("\n".join(gists), lambda *_: progress(done, total))
-        notes = (f"memory: gists of {n} of {len(stretches)} stretches",) if n < len(stretches) else ()
+        notes = [f"memory: gists of {n} of {len(stretches)} stretches"] if n < len(stretches) else []
+        if n_cut and settings.max_new_tokens < self.gist_tokens:
+            notes.append(f"memory: {n_cut} of {n} gists were cut to {settings.max_new_tokens} tokens to fit the window")
         return Kept(kept.slots, kept.text, (*notes, *kept.notes))
+
+    def _fitting_stretch(self) -> int:
+        """Tokens of a stretch; half of the window holds it, or what prompt and gist leave.
+
+        Raises:
+            CapacityError: they leave nothing.
+        """
+        room = room_for_text(prompt_tokens=self._asked_tokens, settings=self._share(1), window=self.window)
+        return min(self.stretch_tokens, self.window // 2, room)
+
+    def _share(self, n: int) -> GenerationSettings:
+        """The length of a gist of which `n`, each with a line's end, fit the window."""
+        share = max(self.room() // n - 1, 1)
+        return GenerationSettings(max_new_tokens=min(self.gist_tokens, self.window // 4, share))
 
 
 class ACREMemory(Memory[Document]):
@@ -187,9 +240,11 @@ class ACREMemory(Memory[Document]):
     Args:
         setting: model and window.
         proxy: what an entry is; by default pooled, which nobody trained to be remembered from.
+        recall_tokens: see `Memory`.
     """
 
-    def __init__(self, setting: Setting, proxy: Proxy | None = None) -> None:
+    def __init__(self, setting: Setting, proxy: Proxy | None = None, *, recall_tokens: int = RECALL_TOKENS) -> None:
+        super().__init__(setting, recall_tokens)
         self.about = "ACRE's compact layer" if proxy else "ACRE's compact layer, untrained"
         config = ACREConfig(window=setting.most_tokens, budget=0)
         first, *others = TASKS

@@ -8,18 +8,16 @@ from dataclasses import dataclass
 
 from acre_rag.answer import Step
 from acre_rag.baselines.rag.lines import listed
-from acre_rag.generate import GenerationSettings
 from acre_rag.prompts import PromptTemplate
 
 BEFORE = "Here is a long text. Remember what it says; a task follows after it.\n\n"
 
-SHORT = GenerationSettings(max_new_tokens=48)
-"""How memory speaks: greedily, and in few words."""
+RECALL_TOKENS = 128
+"""Most tokens of each of memory's three replies, in the repository. It also penalises repetition (1.2): no system does
+here, so that all of them decode alike."""
 
 LEAST_WORDS = 4
 """A clue of fewer words says too little to search by; the repository draws the same line."""
-
-_MOST = 3
 
 
 def _task(text: str) -> PromptTemplate:
@@ -28,11 +26,11 @@ def _task(text: str) -> PromptTemplate:
 
 CLUES = _task(
     "Someone will ask the question below about the text. Recall the passages of the text that help to answer it, and "
-    "write down what they say: at most three short clues, one on each line, nothing else."
+    "write down what they say: one or more short clues, one on each line, nothing else."
 )
 QUESTIONS = _task(
-    "Someone will ask the question below about the text. Write at most three more exact questions whose answers in the "
-    "text would help, one on each line, nothing else."
+    "Someone will ask the question below about the text. Write one or more exact questions whose answers in the text "
+    "would help, one on each line, nothing else."
 )
 DRAFT = _task("Answer the question below from the text, in one short sentence.")
 TASKS = (CLUES, QUESTIONS, DRAFT)
@@ -64,13 +62,17 @@ class Recalled:
         return [Step(name, text) for name, text in [*named, ("draft", self.draft)] if text]
 
 
-def recalled(clues: str, questions: str, draft: str) -> Recalled:
-    """What memory said to `TASKS`, in that order, put in order."""
-    return Recalled(_useful(clues), _useful(questions), " ".join(draft.split()))
+def recalled(clues: str, questions: str, draft: str, *, most: int | None = None) -> Recalled:
+    """What memory said to `TASKS`, in that order, put in order.
 
-
-def _useful(said: str) -> tuple[str, ...]:
-    return tuple(listed(said, most=_MOST, least_words=LEAST_WORDS))
+    Args:
+        clues: its reply to the first task.
+        questions: to the second.
+        draft: to the third.
+        most: most clues, and most questions, that are taken; all of them by default.
+    """
+    useful = [tuple(listed(said, most=most, least_words=LEAST_WORDS)) for said in (clues, questions)]
+    return Recalled(useful[0], useful[1], " ".join(draft.split()))
 
 
 def all_queries(question: str, recollections: Sequence[Recalled]) -> list[str]:

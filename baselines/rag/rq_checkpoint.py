@@ -2,8 +2,9 @@
 
 The tokens and the tree are those of the repository chanchimin/RQ-RAG: behind the question, and behind every evidence,
 each of the three search tokens begins a query, and `[A_Response]` begins an answer; paths end after `depth` searches.
-Differences: the chunks and hits of all baselines here stand where that repository asks a search engine, queries are
-decoded greedily, and the system message is ours. Control tokens in question, queries and evidence are words.
+Differences: the chunks and hits of all baselines here stand where that repository asks a search engine, and queries are
+decoded greedily. Its prompt of a single question has no system message, nor has ours; for its data sets it puts one
+(`retrieval_lm/utils.py`), which `system_message` takes. Control tokens in what others wrote are words.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from torch import Tensor
 from acre_rag.answer import Answer, Source, Step, Usage
 from acre_rag.baselines.base import Call, Held, Setting
 from acre_rag.baselines.prompted import middle_truncated, say, text_ids, token_ids
-from acre_rag.baselines.rag.confidence import Chooser, Sure, answer_surely, most_confident
+from acre_rag.baselines.rag.confidence import CHOOSERS, Choice, Sure, answer_surely, scores_text
 from acre_rag.baselines.rag.retrieval import Evidence, Indexed, RetrievalBaseline, timings
 from acre_rag.baselines.rag.rewriting import SHORT
 from acre_rag.baselines.rag.search import Search
@@ -34,7 +35,6 @@ ANSWER, END = "[A_Response]", "[EOS]"
 EVIDENCE, EVIDENCE_END = "[R_Evidences]", "[/R_Evidences]"
 TOKENS = (*SEARCHES.values(), ANSWER, END, EVIDENCE, EVIDENCE_END)
 
-_SYSTEM = "Find out what is needed to answer the question, then answer it briefly."
 _TITLE_TOKENS = 32  # of one hit, beside its text
 _MARKS = 4  # around a query and its evidence
 
@@ -68,7 +68,8 @@ class RQCheckpoint(RetrievalBaseline):
             knows its own only.
         search: the way of searching.
         depth: most searches on one path; the repository's default is 2, which is 13 answers and 12 searches.
-        choose: picks the answer.
+        choose: how the answer is picked.
+        system_message: put before the question; the repository has one for each of its data sets.
         options: `hits` and `chunk_tokens` of `Retrieval`.
 
     Raises:
@@ -82,14 +83,15 @@ class RQCheckpoint(RetrievalBaseline):
         search: Search[Any],
         *,
         depth: int = 2,
-        choose: Chooser = most_confident,
+        choose: Choice = "confidence",
+        system_message: str = "",
         **options: Any,
     ) -> None:
         if depth < 1:
             raise ConfigError(f"depth={depth} must be 1 or more.")
         self.check(setting)
         super().__init__(setting, search, **options)
-        self.depth, self.choose = depth, choose
+        self.depth, self.choose, self.system_message = depth, choose, system_message
 
     @staticmethod
     def check(setting: Setting) -> None:
@@ -115,10 +117,10 @@ class RQCheckpoint(RetrievalBaseline):
         for path in paths:
             call.check()
             ids = torch.cat([path.ids, token_ids(self.decoder, ANSWER)])
-            ends.append(answer_surely(self.decoder, ids, ending, stopped=call.stopped))
+            ends.append(answer_surely(self.decoder, ids, ending, stopped=call.stopped, perplexity=self.choose == "ppl"))
             lengths.append(len(ids))
-            trace.append(Step("answer", f"{ends[-1].generated.text} (confidence {ends[-1].confidence:.2f})"))
-        best = self.choose(ends)
+            trace.append(Step("answer", scores_text(ends[-1])))
+        best = CHOOSERS[self.choose](ends)
         generated, path = ends[best].generated, paths[best]
         also_read = sum(lengths) - lengths[best] + sum(each.asked_tokens for each in paths)
         if call.on_text:
@@ -137,10 +139,7 @@ class RQCheckpoint(RetrievalBaseline):
 
     def _grown(self, question: str, documents: Sequence[Held[Indexed]], call: Call) -> tuple[list[Path], list[Step]]:
         """All paths, shortest first, the one without a search among them."""
-        tokenizer = self.decoder.tokenizer
-        bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
-        before, after = f"{bos}<|system|>\n{_SYSTEM}{eos}\n<|user|>\n", f"{eos}\n<|assistant|>\n"
-        root = Path(piece_ids(self.decoder, [Marks(before), question, Marks(after)]))
+        root = Path(self._prompt_ids(question))
         room = self._room(root, call)
         paths, trace, level = [root], list[Step](), [root]
         for _ in range(self.depth):
@@ -151,6 +150,13 @@ class RQCheckpoint(RetrievalBaseline):
             ]
             paths += level
         return paths, trace
+
+    def _prompt_ids(self, question: str) -> Tensor:
+        tokenizer = self.decoder.tokenizer
+        bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
+        system = [Marks("<|system|>\n"), self.system_message, Marks(f"{eos}\n")] if self.system_message else []
+        asked = [Marks("<|user|>\n"), question, Marks(f"{eos}\n<|assistant|>\n")]
+        return piece_ids(self.decoder, [Marks(bos), *system, *asked])
 
     def _searched(
         self,

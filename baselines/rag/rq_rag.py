@@ -14,7 +14,7 @@ import torch
 from acre_rag.answer import Answer, Step, Usage
 from acre_rag.baselines.base import Call, Held, Setting
 from acre_rag.baselines.prompted import middle_truncated, text_ids, token_ids
-from acre_rag.baselines.rag.confidence import CHOOSERS, Choice, Chooser, Sure, answer_surely, most_confident
+from acre_rag.baselines.rag.confidence import CHOOSERS, Choice, Sure, answer_surely, scores_text
 from acre_rag.baselines.rag.fused import Fusion
 from acre_rag.baselines.rag.retrieval import (
     CHUNK_TOKENS,
@@ -42,7 +42,7 @@ class RQRAG(RetrievalBaseline):
         setting: model, template, window.
         search: the way of searching.
         tree: answer per kind of refinement, instead of once.
-        choose: picks the tree's answer.
+        choose: how the tree's answer is picked.
         options: `hits` and `chunk_tokens` of `Retrieval`.
     """
 
@@ -52,7 +52,7 @@ class RQRAG(RetrievalBaseline):
         search: Search[Any],
         *,
         tree: bool = False,
-        choose: Chooser = most_confident,
+        choose: Choice = "confidence",
         **options: Any,
     ) -> None:
         super().__init__(setting, search, **options)
@@ -98,9 +98,9 @@ class RQRAG(RetrievalBaseline):
             branches.append((evidence, sure, n_tokens))
             trace += [
                 *steps({name: each}),
-                Step(f"{name}: answer", f"{sure.generated.text} (confidence {sure.confidence:.2f})"),
+                Step(f"{name}: answer", scores_text(sure)),
             ]
-        evidence, sure, n_tokens = branches[self.choose([sure for _, sure, _ in branches])]
+        evidence, sure, n_tokens = branches[CHOOSERS[self.choose]([sure for _, sure, _ in branches])]
         also_read = asked.prompt_tokens + sum(n for _, _, n in branches) - n_tokens
         if call.on_text:
             call.on_text(sure.generated.text)
@@ -124,7 +124,8 @@ class RQRAG(RetrievalBaseline):
         kept = middle_truncated(text, room)
         ids = torch.cat([before, kept, after])
         read = replace(evidence, notes=(*evidence.notes, *cut_notes(len(text) - len(kept))))
-        return read, answer_surely(self.decoder, ids, call.settings, stopped=call.stopped), len(ids)
+        sure = answer_surely(self.decoder, ids, call.settings, stopped=call.stopped, perplexity=self.choose == "ppl")
+        return read, sure, len(ids)
 
 
 def make_rq_rag(
@@ -134,6 +135,7 @@ def make_rq_rag(
     fusion: Fusion = "dense",
     choose: Choice = "confidence",
     depth: int | None = None,
+    system_message: str | None = None,
     hits: int = N_HITS,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> RetrievalBaseline:
@@ -143,24 +145,30 @@ def make_rq_rag(
         setting: model, template, window, embedding model.
         mode: "union" or "tree" (prompted, any model), or "checkpoint" (the released model only).
         fusion: see `dense_search`.
-        choose: how a tree's answer is chosen: "confidence" (the surest branch) or "vote" (branches of the same answer
-            add up their confidence).
+        choose: how a tree's answer is chosen: "confidence" (the surest branch), "ppl" (the branch of the lowest
+            perplexity) or "ensemble" (branches of the same answer add up their confidence).
         depth: most searches on one path of the checkpoint's tree, 2 by default; no other mode has one.
+        system_message: what the checkpoint reads before the question, none by default; no other mode has one.
         hits: see `Retrieval`.
         chunk_tokens: see `Retrieval`.
 
     Raises:
-        ConfigError: no such mode or choice, or a depth in another mode than "checkpoint".
+        ConfigError: no such mode or choice, or the checkpoint's options in another mode.
         UnavailableError: the checkpoint mode with another model, or the embedding model is not on this machine.
     """
     if mode not in get_args(Mode):
         raise ConfigError(f"mode={mode!r} is unknown: choose one of {', '.join(get_args(Mode))}.")
     if choose not in get_args(Choice):
         raise ConfigError(f"choose={choose!r} is unknown: choose one of {', '.join(get_args(Choice))}.")
-    if depth is not None and mode != "checkpoint":
-        raise ConfigError(f"depth={depth} means nothing with mode={mode!r}: leave it out, or use mode='checkpoint'.")
-    options: dict[str, Any] = {"choose": CHOOSERS[choose], "hits": hits, "chunk_tokens": chunk_tokens}
+    own = {"depth": depth, "system_message": system_message}
+    given: dict[str, Any] = {option: value for option, value in own.items() if value is not None}
+    if given and mode != "checkpoint":
+        option, value = next(iter(given.items()))
+        raise ConfigError(
+            f"{option}={value!r} means nothing with mode={mode!r}: leave it out, or use mode='checkpoint'."
+        )
+    options: dict[str, Any] = {"choose": choose, "hits": hits, "chunk_tokens": chunk_tokens}
     if mode == "checkpoint":
         RQCheckpoint.check(setting)  # before an embedding model is loaded for nothing
-        return RQCheckpoint(setting, dense_search(setting, fusion), depth=2 if depth is None else depth, **options)
+        return RQCheckpoint(setting, dense_search(setting, fusion), **given, **options)
     return RQRAG(setting, dense_search(setting, fusion), tree=mode == "tree", **options)
