@@ -151,7 +151,7 @@ def test_calibration_runs_from_pairs_to_a_file(tiny: Decoder, tmp_path: Path) ->
 def planted(n_questions: int, *, found_at: set[int], prior: float = 0.0, seed: int = 0) -> list[Attended]:
     """Head 7 of 12 points at the right passage of these sizes; elsewhere it points at another.
 
-    All content-free questions put `prior` on passage 0, and so does every question.
+    All content-free questions put `prior` on the first two passages, and so does every question.
     """
     rng = np.random.default_rng(seed)
     asked = []
@@ -159,12 +159,12 @@ def planted(n_questions: int, *, found_at: set[int], prior: float = 0.0, seed: i
         masses, priors, gold, refilled = {}, {}, {}, {}
         for size in SIZES:
             n = 5400 // size
-            right, place = 1 + rng.choice(n - 1, size=2, replace=False) if n > 2 else (1, 0)
+            right, place = 2 + rng.choice(n - 2, size=2, replace=False)
             masses[size] = rng.uniform(0, 0.01, (12, n)).astype(np.float32)
             priors[size] = np.zeros((N_PRIORS, 12, n), np.float32)
             masses[size][7, right if size in found_at else place] += 0.4
-            masses[size][:, 0] += prior
-            priors[size][:, :, 0] = prior
+            masses[size][:, :2] += prior
+            priors[size][:, :, :2] = prior
             gold[size], refilled[size] = [int(right)], np.full(n, size)
         asked.append(Attended(masses, priors, gold, refilled))
     return asked
@@ -195,12 +195,13 @@ def test_a_passage_size_that_is_no_better_than_chance_is_not_chosen() -> None:
 
 
 def test_recall_is_told_for_fewer_prior_questions_and_for_none() -> None:
-    """Every head looks at passage 0, whatever is asked; head 7 does so more than at what is right."""
+    """Every head looks at the opening, whatever is asked; head 7 does so more than at what is right."""
     facts = choices(planted(20, found_at=set(SIZES), prior=0.6), [7])
     rows = facts["by_prior_questions"]
     assert [each["prior_questions"] for each in rows] == [0, 4, N_PRIORS]
     assert facts["prior_questions"] == N_PRIORS
     assert row(rows, prior_questions=N_PRIORS)["recall"] == row(rows, prior_questions=4)["recall"] == 1
+    assert (row(rows, prior_questions=0)["recall"], row(rows, prior_questions=0)["difference"]) == (0, -1)
 
 
 def test_every_size_sums_the_same_attention(tiny: Decoder) -> None:
