@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -130,34 +130,6 @@ def inspect(
 
 
 @app.command()
-def calibrate(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Heads file to write.")],
-    model: options.Model = "smollm2-135m",
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(help="QA pairs as .jsonl or .jsonl.gz: context, question, answers (repeatable)."),
-    ] = None,
-    questions: Annotated[int, typer.Option(help="Questions to calibrate on.")] = 120,
-    n_heads: Annotated[int, typer.Option("--heads", help="Most heads to keep.")] = 6,
-    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
-    device: options.Device = "auto",
-    dtype: options.DType = "auto",
-) -> None:
-    """Find a model's retrieval heads on synthetic needles, and on your QA pairs if given; minutes on a CPU."""
-    from acre_rag.models import load_decoder
-    from acre_rag.progress import waiting
-    from acre_rag.training.calibration import calibrate as find_heads
-
-    with waiting(f"loading {model}"):
-        decoder = load_decoder(model, device=device, dtype=dtype)
-    report = _reporter()
-    heads = find_heads(decoder, data=data or [], n_questions=questions, n_heads=n_heads, seed=seed, report=report)
-    heads.save(out)
-    stdout.print(f"{len(heads.heads)} retrieval heads of {model} written to {out}")
-    stdout.print_json(json.dumps(dict(heads.facts)))
-
-
-@app.command()
 def demo(
     as_json: options.Json = False,
     plot: Annotated[Path | None, typer.Option(help="Draw where the first question attended.")] = None,
@@ -199,11 +171,6 @@ def _split(
     if " " in last or last.endswith("?"):
         raise DocumentError(f"{last!r} is a question, but no file is given: acre ask FILE... {last!r}")
     return names, None
-
-
-def _reporter() -> Callable[[str], None]:
-    """Lines of progress on a terminal, silence elsewhere."""
-    return (lambda line: stderr.print(f"[dim]{line}[/]")) if sys.stderr.isatty() else (lambda line: None)
 
 
 if __name__ == "__main__":

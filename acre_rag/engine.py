@@ -22,7 +22,7 @@ from acre_rag.document import Document
 from acre_rag.errors import ConfigError
 from acre_rag.fingerprint import Fingerprint, engine_fingerprint
 from acre_rag.generate import GenerationSettings
-from acre_rag.heads import RetrievalHeads, check_heads, load_heads, shipped_heads
+from acre_rag.heads import RetrievalHeads, check_heads, heads_beside, load_heads, shipped_heads
 from acre_rag.library import Library
 from acre_rag.models import BUILTIN, load_decoder
 from acre_rag.prompts import ANSWER, PromptTemplate, RenderedPrompt, render
@@ -118,7 +118,8 @@ class ACRE:
         Args:
             model: "smollm2-135m" (built in), a local folder, a `.gguf` file or a hub id.
             adapter: learned L1: an adapter of `acre train`, a checkpoint in the authors' layout, or "shipped".
-            heads: file of `acre calibrate`; the shipped one for this model by default.
+            heads: file of `acre calibrate`; by default the one saved with the adapter, else the shipped one for this
+                model.
             device: "auto", "cpu", "cuda", ...
             dtype: "auto", "float32", "bfloat16", "float16".
             attn_implementation: "eager", "sdpa", "flash_attention_2"; `None` lets transformers choose.
@@ -133,7 +134,7 @@ class ACRE:
         return cls(
             decoder,
             proxy=LearnedProxy(load_learned(adapter, decoder).to(decoder.dtype)) if adapter else None,
-            heads=load_heads(Path(heads)) if heads else None,
+            heads=_heads(heads, adapter, decoder),
             **options,
         )
 
@@ -493,3 +494,9 @@ class ACRE:
 
     def _run(self, work: Callable[[], Any]) -> Any:
         return self._submit(work).result()
+
+
+def _heads(named: str | Path | None, adapter: str | Path | None, decoder: Decoder) -> RetrievalHeads | None:
+    if named:
+        return load_heads(Path(named))
+    return heads_beside(Path(adapter), decoder) if adapter else None

@@ -13,6 +13,7 @@ from typing import Any
 
 from acre_rag.decoder import Decoder
 from acre_rag.errors import CalibrationError
+from acre_rag.proxies.adapter import SHIPPED
 from acre_rag.replace import replace_file
 
 FORMAT = "acre-rag-heads/1"
@@ -95,6 +96,28 @@ def shipped_heads(decoder: Decoder) -> RetrievalHeads | None:
     if len(fitting) > 1:
         fitting.sort(key=lambda heads: heads.model_digest != decoder.digest)
     return fitting[0] if fitting else None
+
+
+def beside(adapter: Path) -> Path:
+    """Where the heads lie that were calibrated with an adapter: X.heads.json for X.safetensors and for a folder X."""
+    return adapter.with_name(f"{adapter.name if adapter.is_dir() else adapter.stem}.heads.json")
+
+
+def heads_beside(adapter: Path, decoder: Decoder) -> RetrievalHeads | None:
+    """The heads that were saved with an adapter, if any.
+
+    Raises:
+        CalibrationError: damaged, or of another model; names the file.
+    """
+    path = beside(adapter)
+    if str(adapter) == SHIPPED or not path.is_file():
+        return None
+    heads = load_heads(path)
+    try:
+        check_heads(heads, decoder)
+    except CalibrationError as error:
+        raise CalibrationError(f"{path}, saved with the adapter, does not fit: {error}") from error
+    return heads
 
 
 def check_heads(heads: RetrievalHeads, decoder: Decoder) -> None:

@@ -1,7 +1,8 @@
-"""The commands `acre train stage1 | stage2 | sft`: options in, a training run, a line of figures out."""
+"""The commands `acre train stage1 | stage2 | sft` and `acre calibrate`: options in, a run, its figures out."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
-from acre_rag.options import Device, Json, grouped
+from acre_rag.errors import ConfigError
+from acre_rag.options import Adapter, Device, DType, Json, Model, grouped
 
 if TYPE_CHECKING:  # torch is heavy: commands import it when they run
     from acre_rag.training.settings import TrainingSettings
@@ -42,6 +45,9 @@ class SettingOptions:
     schedule: Annotated[str | None, typer.Option(help="cosine or constant.")] = None
     retrieval_weight: Annotated[float | None, typer.Option(help="Stage 2: weight of the retrieval loss.")] = None
     checkpointing: Annotated[bool | None, typer.Option("--checkpointing", help="Recompute activations.")] = None
+    shard: Annotated[
+        bool | None, typer.Option("--shard", help="Share the model's layers out among the processes (FSDP).")
+    ] = None
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None
     seed: Annotated[int | None, typer.Option(help="Of everything drawn.")] = None
 
@@ -71,6 +77,7 @@ class RunOptions:
 def register(app: typer.Typer) -> None:
     """Add the commands to the main one."""
     app.add_typer(train, name="train")
+    app.command()(calibrate)
 
 
 @train.command()
@@ -79,7 +86,7 @@ def stage1(run: RunOptions, options: SettingOptions, start: Start = None) -> Non
     """Next-token loss on later strides, given the L1 entries of earlier ones (Eq. 20).
 
     The same command again goes on from the last checkpoint. On several processes: accelerate launch -m acre_rag.cli
-    train stage1 ...
+    train stage1 ... (data parallel; with --shard also FSDP: each holds its part of the frozen model's layers).
     """
     _train("stage1", run, options, start)
 
@@ -141,3 +148,67 @@ def _line(record: Mapping[str, Any], total: int) -> str:
         f"step {record['step']}/{total}, loss {record['loss']:.3f}{retrieval}, l = {record['interval']}, "
         f"{record['seconds']:.1f} s{skipped}"
     )
+
+
+def calibrate(
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Heads file to write. Default: beside --adapter, found there.")
+    ] = None,
+    model: Model = "smollm2-135m",
+    adapter: Adapter = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="QA pairs as .jsonl or .jsonl.gz: context, question, answers (repeatable)."),
+    ] = None,
+    questions: Annotated[int, typer.Option(help="Questions to calibrate on.")] = 120,
+    n_heads: Annotated[int, typer.Option("--heads", help="Most heads to keep.")] = 6,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    device: Device = "auto",
+    dtype: DType = "auto",
+) -> None:
+    """Find a model's retrieval heads on synthetic needles, and on your QA pairs if given; minutes on a CPU.
+
+    Also tells what passage size and how many prior questions find most, at as many refilled tokens.
+    """
+    from acre_rag.heads import beside
+    from acre_rag.models import load_decoder
+    from acre_rag.progress import waiting
+    from acre_rag.proxies import LearnedProxy
+    from acre_rag.proxies.adapter import SHIPPED, load_learned
+    from acre_rag.training.calibration import calibrate as find_heads
+
+    if out is None:
+        if adapter is None or str(adapter) == SHIPPED:
+            raise ConfigError(
+                "Name the heads file to write (--out), or an adapter's file to write it beside (--adapter)."
+            )
+        out = beside(adapter)
+    with waiting(f"loading {model}"):
+        decoder = load_decoder(model, device=device, dtype=dtype)
+        proxy = LearnedProxy(load_learned(adapter, decoder).to(decoder.dtype)) if adapter else None
+    heads = find_heads(
+        decoder, proxy=proxy, data=data or [], n_questions=questions, n_heads=n_heads, seed=seed, report=_reporter()
+    )
+    heads.save(out)
+    console = Console()
+    console.print(f"{len(heads.heads)} retrieval heads of {model} written to {out}")
+    facts = dict(heads.facts)
+    for variants in (facts.pop("by_passage_tokens"), facts.pop("by_prior_questions")):
+        console.print(_table(variants))
+    console.print_json(json.dumps(facts))
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A column a key."""
+    table = Table(*(name.replace("_", " ") for name in rows[0]), box=None)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    return table
+
+
+def _reporter() -> Callable[[str], None]:
+    """Lines of progress on a terminal, silence elsewhere."""
+    if not sys.stderr.isatty():
+        return lambda line: None
+    console = Console(stderr=True)
+    return lambda line: console.print(f"[dim]{line}[/]")

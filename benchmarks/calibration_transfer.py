@@ -16,9 +16,10 @@ import numpy as np
 
 from acre_rag.heads import shipped_heads
 from acre_rag.models import load_decoder
-from acre_rag.training.calibration import Measured, choose_heads, found, head_gains, head_masses
+from acre_rag.training.calibration import choose_heads, head_gains
 from acre_rag.training.data.located import LocatedDocument, LocatedQuestion, compose, needles
 from acre_rag.training.data.source import load_pairs
+from acre_rag.training.masses import Measured, found, head_masses
 from benchmarks.record import write
 from benchmarks.squad import answer_places, load
 

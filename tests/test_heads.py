@@ -3,22 +3,32 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import tiny_decoder
+from typer.testing import CliRunner
 
 from acre_rag import ACRE
+from acre_rag.cli import app
 from acre_rag.decoder import Decoder
-from acre_rag.errors import CalibrationError, TrainingDataError
-from acre_rag.heads import Head, RetrievalHeads, check_heads, load_heads, shipped_heads
+from acre_rag.errors import CalibrationError, ConfigError, TrainingDataError
+from acre_rag.heads import Head, RetrievalHeads, beside, check_heads, heads_beside, load_heads, shipped_heads
+from acre_rag.models import load_decoder
+from acre_rag.proxies import Proxy
+from acre_rag.proxies.adapter import save_adapter
 from acre_rag.training import calibration
-from acre_rag.training.calibration import calibrate, choose_heads, head_masses
+from acre_rag.training.calibration import calibrate, choose_heads
+from acre_rag.training.choices import N_PRIORS, choices
 from acre_rag.training.data import located
 from acre_rag.training.data.located import LocatedDocument, LocatedQuestion, compose, needles
 from acre_rag.training.data.record import Record
 from acre_rag.training.data.source import load_pairs
+from acre_rag.training.masses import PASSAGE_TOKENS, SIZES, Attended, attended, head_masses
+from acre_rag.training.run import begin
+from acre_rag.training.settings import TrainingSettings
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.beyond_window import NEEDLES
@@ -135,6 +145,146 @@ def test_calibration_runs_from_pairs_to_a_file(tiny: Decoder, tmp_path: Path) ->
         assert 1 <= len(heads.heads) <= 2 and heads.facts["data"] == ["pairs.jsonl", "needles"]
 
 
+# Passage size and prior
+
+
+def planted(n_questions: int, *, found_at: set[int], prior: float = 0.0, seed: int = 0) -> list[Attended]:
+    """Head 7 of 12 points at the right passage of these sizes; elsewhere it points at another.
+
+    All content-free questions put `prior` on the first two passages, and so does every question.
+    """
+    rng = np.random.default_rng(seed)
+    asked = []
+    for _ in range(n_questions):
+        masses, priors, gold, refilled = {}, {}, {}, {}
+        for size in SIZES:
+            n = 5400 // size
+            right, place = 2 + rng.choice(n - 2, size=2, replace=False)
+            masses[size] = rng.uniform(0, 0.01, (12, n)).astype(np.float32)
+            priors[size] = np.zeros((N_PRIORS, 12, n), np.float32)
+            masses[size][7, right if size in found_at else place] += 0.4
+            masses[size][:, :2] += prior
+            priors[size][:, :, :2] = prior
+            gold[size], refilled[size] = [int(right)], np.full(n, size)
+        asked.append(Attended(masses, priors, gold, refilled))
+    return asked
+
+
+def row(rows: list[dict], **wanted: int) -> dict:
+    [found] = [each for each in rows if wanted.items() <= each.items()]
+    return found
+
+
+def test_a_passage_size_that_finds_more_at_as_many_tokens_is_chosen() -> None:
+    half = planted(15, found_at=set(SIZES)) + planted(15, found_at={225, 900}, seed=1)
+    facts = choices(half, [7])
+    assert (facts["passage_tokens"], facts["max_passages"]) in {(225, 4), (900, 1)}
+    rows = facts["by_passage_tokens"]
+    assert [(each["passage_tokens"], each["max_passages"]) for each in rows] == [(225, 4), (300, 3), (450, 2), (900, 1)]
+    assert {each["refilled_tokens"] for each in rows} == {900}
+    usual = row(rows, passage_tokens=PASSAGE_TOKENS)
+    assert (usual["difference"], usual["standard_error"]) == (0, 0)
+    assert row(rows, passage_tokens=225)["difference"] > 2 * row(rows, passage_tokens=225)["standard_error"] > 0
+
+
+def test_a_passage_size_that_is_no_better_than_chance_is_not_chosen() -> None:
+    """One question of thirty more is within a standard error."""
+    asked = planted(29, found_at=set(SIZES)) + planted(1, found_at={225}, seed=1)
+    facts = choices(asked, [7])
+    assert (facts["passage_tokens"], facts["max_passages"]) == (PASSAGE_TOKENS, 2)
+
+
+def test_recall_is_told_for_fewer_prior_questions_and_for_none() -> None:
+    """Every head looks at the opening, whatever is asked; head 7 does so more than at what is right."""
+    facts = choices(planted(20, found_at=set(SIZES), prior=0.6), [7])
+    rows = facts["by_prior_questions"]
+    assert [each["prior_questions"] for each in rows] == [0, 4, N_PRIORS]
+    assert facts["prior_questions"] == N_PRIORS
+    assert row(rows, prior_questions=N_PRIORS)["recall"] == row(rows, prior_questions=4)["recall"] == 1
+    assert (row(rows, prior_questions=0)["recall"], row(rows, prior_questions=0)["difference"]) == (0, -1)
+
+
+def test_every_size_sums_the_same_attention(tiny: Decoder) -> None:
+    """Read once: shares of all passages sum to one at most, whatever their size, and the usual size is as it was."""
+    text = "The lamp of house one stands in room two. " * 60
+    document = LocatedDocument(text, (LocatedQuestion("Where is the lamp?", 30, 40),))
+    [each], [usual] = attended(tiny, document), head_masses(tiny, document)
+    for size in SIZES:
+        n = len(each.refilled[size])
+        assert each.masses[size].shape == (12, n) and each.priors[size].shape == (N_PRIORS, 12, n)
+        assert each.masses[size].sum(axis=1) == pytest.approx(1, abs=0.05)
+    assert len(each.refilled[225]) > len(each.refilled[450]) > len(each.refilled[900])
+    mass, gold = each.measured()
+    assert gold == usual[1] == [0]
+    assert np.array_equal(mass, usual[0])
+    without, _ = each.measured(prior_step=None)
+    assert np.array_equal(without, each.masses[PASSAGE_TOKENS])
+    fourth, _ = each.measured(prior_step=4)
+    assert np.allclose(fourth, without - each.priors[PASSAGE_TOKENS][[0, 4, 8, 12]].mean(axis=0))
+
+
+# Heads that are saved with an adapter
+
+
+@pytest.fixture
+def adapted(tmp_path: Path) -> tuple[Path, Path]:
+    """A model's folder, and an adapter for it."""
+    decoder = tiny_decoder()
+    decoder.model.save_pretrained(tmp_path / "model")
+    decoder.tokenizer.save_pretrained(tmp_path / "model")
+    loaded = load_decoder(tmp_path / "model", device="cpu", dtype="float32")
+    adapter = tmp_path / "mine.safetensors"
+    save_adapter(begin(loaded, TrainingSettings(rank=2)), adapter, decoder=loaded, intervals=(8, 16))
+    return tmp_path / "model", adapter
+
+
+def test_heads_are_calibrated_with_an_adapter_saved_beside_it_and_found_there(
+    adapted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, adapter = adapted
+    proxies = []
+
+    def measured(decoder: Decoder, document: LocatedDocument, *, proxy: Proxy) -> list[Attended]:
+        proxies.append(proxy.name)
+        return planted(5, found_at=set(SIZES), seed=len(proxies))
+
+    monkeypatch.setattr(calibration, "attended", measured)
+    command = ["calibrate", "--model", str(model), "--device", "cpu", "--questions", "16"]
+    done = CliRunner().invoke(app, [*command, "--adapter", str(adapter)])
+    assert done.exit_code == 0, done.output
+    assert set(proxies) == {"learned"}
+    assert {"passage", "prior", "recall", "difference"} <= set(done.output.split())
+    saved = load_heads(adapter.with_name("mine.heads.json"))
+    assert (saved.heads[0].layer, saved.heads[0].head) == (1, 3) and saved.facts["l1"] == "learned"
+    assert len(saved.facts["by_passage_tokens"]) == len(SIZES)
+
+    loaded = ACRE.from_pretrained(model, adapter=adapter, device="cpu", dtype="float32")
+    assert loaded.heads == saved
+    assert ACRE.from_pretrained(model, device="cpu", dtype="float32").heads is None
+    other = adapter.with_name("other.json")
+    RetrievalHeads((Head(0, 0, 1.0),), saved.model_digest, saved.architecture).save(other)
+    named = ACRE.from_pretrained(model, adapter=adapter, heads=other, device="cpu", dtype="float32")
+    assert named.heads is not None and named.heads.heads == (Head(0, 0, 1.0),)
+
+    replace(saved, architecture="phi3-9").save(adapter.with_name("mine.heads.json"))
+    with pytest.raises(CalibrationError, match=r"mine\.heads\.json, saved with the adapter.*belong to phi3-9"):
+        ACRE.from_pretrained(model, adapter=adapter, device="cpu", dtype="float32")
+
+
+def test_the_shipped_adapter_keeps_the_shipped_heads(
+    tiny: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shipped.heads.json").write_text("whatever lies in the folder")
+    assert heads_beside(Path("shipped"), tiny) is None
+    folder = tmp_path / "v1.5"
+    folder.mkdir()
+    assert beside(folder) == tmp_path / "v1.5.heads.json"
+    for options in ([], ["--adapter", "shipped"]):
+        done = CliRunner().invoke(app, ["calibrate", *options])
+        assert isinstance(done.exception, ConfigError) and "--out" in str(done.exception)
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"question": "no context?"}', "[1]"])
 def test_unusable_pairs_are_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
@@ -165,8 +315,9 @@ def test_calibration_says_that_it_used_needles(tiny: Decoder, tmp_path: Path, mo
     pairs = tmp_path / "pairs.jsonl"
     rows = [{"context": f"Lamp {i} is red.", "question": f"Which is lamp {i}?", "answers": ["red"]} for i in range(20)]
     pairs.write_text("\n".join(map(json.dumps, rows)))
-    monkeypatch.setattr(calibration, "head_masses", lambda decoder, document: [])
+    monkeypatch.setattr(calibration, "attended", lambda decoder, document, **_: [])
     monkeypatch.setattr(calibration, "choose_heads", lambda *_: ((Head(0, 0, 1.0),), {}))
+    monkeypatch.setattr(calibration, "choices", lambda *_: {})
     assert calibrate(tiny, data=[pairs], n_questions=12).facts["data"] == ["pairs.jsonl", "needles"]
     assert calibrate(tiny, n_questions=12).facts["data"] == ["needles"]
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator, DistributedType
 from conftest import tiny_decoder
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
 from acre_rag.baselines.acre import UNTRAINED, _learned
@@ -117,21 +119,36 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(texts: Path, t
 
 
 COMMAND = """
-import sys, time
+import json, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from acre_rag.training.run import run_training
 from acre_rag.training.settings import TrainingSettings
 settings = TrainingSettings(model=sys.argv[1], dtype="float32", steps=8, batch=2, context=(120, 160), intervals=(4, 8),
-    stride=40, rank=2, learning_rate=0.01, save_every=1, held_out=2)
-pause = float(sys.argv[4])
-run_training(settings, data=Path(sys.argv[2]), out=Path(sys.argv[3]), device="cpu", on_step=lambda r: time.sleep(pause))
+    stride=40, rank=2, learning_rate=0.01, save_every=1, held_out=2, **json.loads(sys.argv[5]))
+pause, stop = float(sys.argv[4]), int(sys.argv[6])
+def on_step(record):
+    time.sleep(pause)
+    if record["step"] == stop:
+        sys.exit("stopped")
+run_training(settings, data=Path(sys.argv[2]), out=Path(sys.argv[3]), device="cpu", on_step=on_step)
 """
 
 
-def command(model: Path, texts: Path, out: Path, *, pause_s: float = 0.0) -> list[str]:
-    return [COMMAND, str(model), str(texts), str(out), str(pause_s)]
+def command(
+    model: Path, texts: Path, out: Path, *, pause_s: float = 0.0, stop: int = 0, **settings: object
+) -> list[str]:
+    return [COMMAND, str(model), str(texts), str(out), str(pause_s), json.dumps(settings), str(stop)]
+
+
+def in_two_processes(code: str, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Gloo on CPU."""
+    script = folder / "train.py"
+    script.write_text(code)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*launch, *arguments], env=environment, timeout=600, capture_output=True, text=True)
 
 
 def curve_of(out: Path) -> list[float]:
@@ -156,20 +173,61 @@ def test_a_killed_run_goes_on_with_the_same_curve(model: Path, texts: Path, tmp_
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_two_processes_are_one_with_the_whole_batch(model: Path, texts: Path, tmp_path: Path) -> None:
-    """Gloo on CPU: each process takes one document of every batch of two, and gradients are averaged."""
-    script = tmp_path / "train.py"
-    script.write_text(COMMAND)
-    one, two = tmp_path / "one", tmp_path / "two"
-    subprocess.run([sys.executable, "-c", *command(model, texts, one)], check=True, timeout=120, capture_output=True)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, *command(model, texts, two)[1:]], env=environment, timeout=200, capture_output=True, text=True
-    )
+@pytest.fixture(scope="module")
+def alone(model: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process trained by itself."""
+    out = tmp_path_factory.mktemp("alone")
+    subprocess.run([sys.executable, "-c", *command(model, texts, out)], check=True, timeout=300, capture_output=True)
+    return out
+
+
+def test_two_processes_are_one_with_the_whole_batch(model: Path, texts: Path, alone: Path, tmp_path: Path) -> None:
+    """Each process takes one document of every batch of two, and gradients are averaged."""
+    two = tmp_path / "two"
+    done = in_two_processes(COMMAND, command(model, texts, two)[1:], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((two / "training.json").read_text())["processes"] == 2
-    assert curve_of(two) == pytest.approx(curve_of(one), abs=1e-5)
+    assert curve_of(two) == pytest.approx(curve_of(alone), abs=1e-5)
+
+
+COUNTED = """
+from acre_rag.training import sharding, trainer
+def counted(decoder, **options):
+    whole = sum(weight.numel() for weight in decoder.base.layers.parameters())
+    sharding.shard_layers(decoder, **options)
+    held = sum(weight.to_local().numel() for weight in decoder.base.layers.parameters())
+    assert held == whole / 2, (held, whole)
+    first = decoder.base.layers[0].self_attn.q_proj
+    def given_back(*_):
+        assert first.weight.to_local().numel() == first.weight.numel() / 2
+    decoder.base.layers[2].register_forward_pre_hook(given_back)
+trainer.shard_layers = counted
+"""
+
+
+def test_two_processes_that_share_the_layers_learn_the_same_and_go_on(
+    model: Path, texts: Path, alone: Path, tmp_path: Path
+) -> None:
+    """FSDP: each keeps half of every layer; stopped after three steps, and begun again."""
+    out = tmp_path / "out"
+    stopped = in_two_processes(COUNTED + COMMAND, command(model, texts, out, stop=3, shard=True)[1:], tmp_path)
+    assert (out / CHECKPOINT).is_file() and not (out / "training.json").exists(), stopped.stderr[-3000:]
+    done = in_two_processes(COUNTED + COMMAND, command(model, texts, out, shard=True)[1:], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert curve_of(out) == pytest.approx(curve_of(alone), abs=1e-5)
+    one, other = (load_learned(each / "adapter.safetensors", tiny_decoder()) for each in (alone, out))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_what_cannot_be_shared_out_is_refused(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="this launch has one"):
+        trainer(texts, replace(SETTINGS, shard=True))
+    for wrong in ({"stage": "sft"}, {"reading": "sequential"}):
+        with pytest.raises(ConfigError, match="shard=true with stage"):
+            replace(SETTINGS, shard=True, **wrong)
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(ConfigError, match=r"FSDP would shard what is trained.*--shard"):
+        trainer(texts)
 
 
 # Texts that teach nothing
@@ -238,6 +296,17 @@ def test_a_run_leaves_an_adapter_that_says_what_it_was_trained_on(model: Path, t
     assert json.loads(onward.record.read_text())["start"] == "adapter.safetensors"
     with pytest.raises(DocumentError, match="6 files"):
         run_training(TrainingSettings(**vars(settings) | {"held_out": 6}), data=texts, out=tmp_path / "x", device="cpu")
+
+
+def test_every_step_reaches_a_tracker(model: Path, texts: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, model=str(model), dtype="float32", steps=3, held_out=2)
+    trained = run_training(settings, data=texts, out=tmp_path / "run", device="cpu", trackers=("tensorboard",))
+    curve = json.loads(trained.record.read_text())["curve"]
+    logged = EventAccumulator(str(tmp_path / "run" / "run")).Reload()
+    for name in ("loss", "learning_rate", "gradient_norm", "interval"):
+        scalars = [(each.step, each.value) for each in logged.Scalars(name)]
+        assert scalars == [(record["step"], pytest.approx(record[name], rel=1e-6)) for record in curve]
+    assert [record["step"] for record in curve] == [1, 2, 3]
 
 
 def test_what_measurements_call_untrained_is_what_training_begins_with() -> None:

@@ -46,6 +46,7 @@ class TrainingSettings:
         held_out: files of a folder of texts that are never trained on.
         reading: "parallel" or "sequential".
         checkpointing: recompute activations.
+        shard: share the frozen model's layers out among the processes (FSDP), instead of each holding all of them.
         save_every: steps between checkpoints.
         seed: of everything drawn.
 
@@ -75,6 +76,7 @@ class TrainingSettings:
     held_out: int = 8
     reading: str = "parallel"
     checkpointing: bool = False
+    shard: bool = False
     save_every: int = 25
     seed: int = 0
 
@@ -112,6 +114,12 @@ class TrainingSettings:
             raise ConfigError(
                 f"retrieval_weight={self.retrieval_weight} needs reading='parallel': a loop of steps shows nobody its "
                 "queries and keys."
+            )
+        if self.shard and (self.stage == "sft" or self.reading == "sequential"):
+            raise ConfigError(
+                f"shard=true with stage={self.stage!r}, reading={self.reading!r}: layers can be shared out where they "
+                "stay as they are and every process runs them equally often. Use stage1 or stage2 with "
+                "reading='parallel', or shard=false."
             )
         if not 0 < self.learning_rate < 1:
             raise ConfigError(f"learning_rate={self.learning_rate} must lie between 0 and 1.")

@@ -25,6 +25,7 @@ from acre_rag.training.losses import RetrievalWatch, next_token_loss
 from acre_rag.training.reader import NestedReader
 from acre_rag.training.settings import TrainingSettings
 from acre_rag.training.sft import PlainReader
+from acre_rag.training.sharding import shard_layers
 
 logger = logging.getLogger(__name__)
 Record = Mapping[str, Any]
@@ -79,7 +80,7 @@ class Trainer:
         self._teacher = Teacher(reader.decoder, settings)
         self._teacher.check_window()
         self._checkpoint = out / CHECKPOINT if out else None
-        self._run = {k: v for k, v in settings.to_dict().items() if k != "save_every"}
+        self._run = {k: v for k, v in settings.to_dict().items() if k not in ("save_every", "shard")}
         self._run |= {"data": data_digest, "base": base_digest or reader.decoder.digest, "start": start_digest}
         self._optimizer = torch.optim.AdamW(_groups(reader, settings), lr=settings.learning_rate, betas=(0.9, 0.95))
         self._schedule: Any = get_scheduler(
@@ -88,6 +89,8 @@ class Trainer:
             num_warmup_steps=settings.warmup_steps + 1,
             num_training_steps=settings.steps + 1,
         )
+        if settings.shard:
+            shard_layers(reader.decoder, n_processes=self._accelerator.num_processes)
         self._model = self._accelerator.prepare(reader)
 
     def train(self, *, steps: int | None = None) -> Progress:
@@ -209,10 +212,12 @@ def _groups(reader: NestedReader | PlainReader, settings: TrainingSettings) -> l
 def _check_processes(accelerator: Accelerator, settings: TrainingSettings) -> None:
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ConfigError(
-            f"{accelerator.distributed_type.value} shards parameters, but those trained here are a few MB and the "
-            "frozen model is held whole by each process. Launch with plain data parallelism (accelerate launch "
-            "--multi_gpu, or torchrun)."
+            f"{accelerator.distributed_type.value} would shard what is trained, a few MB, and leave each process the "
+            "whole frozen model. Launch with plain data parallelism (accelerate launch --multi_gpu, or torchrun), and "
+            "use shard=true (--shard) to share the frozen model's layers out."
         )
+    if settings.shard and accelerator.num_processes == 1:
+        raise ConfigError("shard=true shares layers out among processes, and this launch has one: use shard=false.")
     if settings.batch % accelerator.num_processes:
         raise ConfigError(
             f"batch={settings.batch} cannot be shared by {accelerator.num_processes} processes: use a multiple."
