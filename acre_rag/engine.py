@@ -184,6 +184,11 @@ class ACRE:
         """Hits, misses, evictions, and bytes of each tier."""
         return self._library.residency.statistics
 
+    @property
+    def library(self) -> Library:
+        """The documents of every tenant; the engines that `using` makes share it."""
+        return self._library
+
     def documents_of(self, tenant: str) -> Mapping[str, Document]:
         """A tenant's documents by id."""
         return self._library.shelf(tenant)

@@ -252,6 +252,49 @@ def test_long_messages_stand_beside_the_tenants_documents_and_only_some_are_kept
         chat.invoke(QUESTION, documents="*")
 
 
+@pytest.mark.parametrize("most", [0, 1])
+def test_chats_that_share_an_engine_do_not_forget_each_others_long_messages(tiny_acre: ACRE, most: int) -> None:
+    one = ChatACRE(acre=tiny_acre, max_tokens=2, document_chars=200, max_cached_documents=2)
+    other = ChatACRE(acre=tiny_acre.using(max_passages=1), max_tokens=2, document_chars=200, max_cached_documents=most)
+    texts = [f"{i}. {TEXT}" for i in range(4)]
+
+    def ask(chat: ChatACRE, text: str) -> None:
+        chat.invoke([SystemMessage(text), HumanMessage(QUESTION)])
+
+    def kept_texts() -> list[str]:
+        return [each.text for each in tiny_acre.documents_of("langchain-chat:").values()]
+
+    ask(one, texts[0])
+    ask(other, texts[1])
+    assert kept_texts() == texts[: 1 + most]
+    for chat, text in ((one, texts[2]), (other, texts[0]), (one, texts[1]), (one, texts[3])):
+        ask(chat, text)
+    assert kept_texts() == [texts[1], texts[3]]
+
+
+def test_a_long_message_is_not_forgotten_while_another_chat_asks_it(tiny_acre: ACRE) -> None:
+    one, other = (
+        ChatACRE(acre=acre, max_tokens=40, document_chars=200, max_cached_documents=0)
+        for acre in (tiny_acre, tiny_acre.using(max_passages=1))
+    )
+    talk = [SystemMessage(TEXT), HumanMessage(QUESTION)]
+    stream = one.stream(talk)
+    begun = next(stream)
+    other.invoke(talk)
+    assert sum(stream, begun).content == one.invoke(talk).content
+    assert not kept(tiny_acre)
+
+
+def test_a_long_message_that_is_gone_already_fails_nobody(tiny_acre: ACRE) -> None:
+    chat = ChatACRE(acre=tiny_acre, max_tokens=2, document_chars=200, max_cached_documents=1)
+    first, second = ([SystemMessage(f"{i}. {TEXT}"), HumanMessage(QUESTION)] for i in range(2))
+    for ask in (chat.invoke, lambda talk: asyncio.run(chat.ainvoke(talk))):
+        ask(first)
+        [id] = tiny_acre.documents_of("langchain-chat:")
+        tiny_acre.remove(id, tenant="langchain-chat:")
+        assert ask(second).content
+
+
 def test_reading_and_asking_a_long_message_share_one_deadline(tiny_acre: ACRE, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
     ask, add = tiny_acre.ask, tiny_acre.add

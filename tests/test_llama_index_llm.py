@@ -401,6 +401,20 @@ def test_a_text_is_not_forgotten_while_it_is_asked(tiny_acre: ACRE) -> None:
     assert kept(llm) == []
 
 
+def test_models_on_one_engine_do_not_forget_each_others_texts(long_llm: ACRELLM) -> None:
+    other = ACRELLM(
+        long_llm.acre.using(max_passages=1),
+        max_tokens=8,
+        cache_documents=True,
+        min_document_chars=500,
+        max_cached_documents=1,
+    )
+    texts = [f"{BOOK} Number {i}." for i in range(4)]
+    for llm, text in ((long_llm, 0), (other, 1), (other, 2), (long_llm, 3), (long_llm, 1)):
+        llm.chat([ChatMessage(role="system", content=texts[text]), user("Which?")])
+    assert sorted(kept(long_llm)) == [texts[1], texts[3]]
+
+
 def test_a_stream_over_a_long_text_stops_when_closed(long_llm: ACRELLM, forwards: list[int]) -> None:
     stream = long_llm.stream_chat([ChatMessage(role="system", content=BOOK), user("Which?")], max_tokens=150)
     next(stream)

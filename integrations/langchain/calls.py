@@ -4,10 +4,8 @@ import json
 from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
-from threading import Lock
 from time import monotonic
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import BaseMessage
@@ -18,32 +16,15 @@ from acre_rag.document import text_digest
 from acre_rag.errors import DocumentError
 from acre_rag.integrations.langchain.identity import document_identities, engine_identity
 from acre_rag.integrations.langchain.messages import text_of
-from acre_rag.integrations.remembered import Remembered
+from acre_rag.integrations.remembered import Carried
 from acre_rag.streams import TextStream
 
 ALL = "*"
 """Stands for all of a tenant's documents."""
 
-_KEPT: WeakKeyDictionary[ACRE, dict[tuple[str, int], Remembered]] = WeakKeyDictionary()
-"""Chat models are made anew for every configuration: those of one engine and tenant share what they remember."""
-_KEPT_LOCK = Lock()
-
 Named = str | Document | LangChainDocument
 Asked = Named | Sequence[Named] | None
 """Ids, or documents that carry one; `ALL`; `None` for no document at all."""
-
-
-@dataclass(frozen=True)
-class Carried:
-    """A long text that a message carries.
-
-    Attributes:
-        text: the text.
-        kept: reads it, and forgets those asked longest ago.
-    """
-
-    text: str
-    kept: Remembered
 
 
 @dataclass(frozen=True)
@@ -131,7 +112,7 @@ class Call:
         if self.carried is None:
             yield self.documents
         else:
-            with self.carried.kept.holding(acre, self.carried.text, self.timeout_s) as document:
+            with self.carried.holding(self.timeout_s) as document:
                 yield [document]
 
     @asynccontextmanager
@@ -139,7 +120,7 @@ class Call:
         if self.carried is None:
             yield self.documents
         else:
-            async with self.carried.kept.aholding(acre, self.carried.text, self.timeout_s) as document:
+            async with self.carried.aholding(self.timeout_s) as document:
                 yield [document]
 
 
@@ -147,21 +128,6 @@ def _countdown(timeout_s: float | None) -> Callable[[], float | None]:
     """Seconds that are left of a deadline which begins now; `None` without one."""
     begun = monotonic()
     return lambda: None if timeout_s is None else max(0.0, timeout_s - (monotonic() - begun))
-
-
-def kept_for(acre: ACRE, tenant: str, most: int) -> Remembered:
-    """Where an engine keeps the long messages of a tenant's chats: beside the tenant's documents, not among them.
-
-    Args:
-        acre: the engine.
-        tenant: whose chats.
-        most: such texts kept while nobody asks them.
-    """
-    with _KEPT_LOCK:
-        kept = _KEPT.setdefault(acre, {})
-        if (tenant, most) not in kept:
-            kept[tenant, most] = Remembered(acre, tenant=f"langchain-chat:{tenant}", most=most)
-        return kept[tenant, most]
 
 
 def find_documents(acre: ACRE, asked: Asked, tenant: str) -> tuple[Document, ...]:

@@ -14,19 +14,12 @@ from pydantic import Field
 
 from acre_rag import ACRE, Answer
 from acre_rag.errors import AcreError
-from acre_rag.integrations.langchain.calls import (
-    Asked,
-    Call,
-    Carried,
-    carried_documents,
-    find_documents,
-    kept_for,
-    names_of,
-)
+from acre_rag.integrations.langchain.calls import Asked, Call, carried_documents, find_documents, names_of
 from acre_rag.integrations.langchain.identity import engine_identity
 from acre_rag.integrations.langchain.messages import chat_prompt, counted_prompt, question_with_history, text_of
 from acre_rag.integrations.langchain.options import DecodingOptions, at_once, paced
 from acre_rag.integrations.langchain.results import Chunks, answer_message
+from acre_rag.integrations.remembered import Carried
 
 
 class UnsupportedFeatureError(AcreError, NotImplementedError):
@@ -172,7 +165,7 @@ class ChatACRE(DecodingOptions, BaseChatModel):
                 return Call(question, settings, timeout_s, self.tenant, documents)
             text = text_of(messages[0])
             if messages[1:] and len(text) >= self.document_chars:
-                carried = Carried(text, kept_for(self.acre, self.tenant, self.max_cached_documents))
+                carried = Carried(self.acre, text, f"langchain-chat:{self.tenant}", self.max_cached_documents)
                 return Call(self._question(messages[1:]), settings, timeout_s, self.tenant, carried=carried)
         return Call(chat_prompt(messages, self.acre.decoder.tokenizer), settings, timeout_s)
 
