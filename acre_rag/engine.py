@@ -249,6 +249,17 @@ class ACRE:
         document: Document = self._run(lambda: self._library.get(id, tenant))
         return document
 
+    def find(self, documents: Documents = None, *, tenant: str = "") -> list[Document]:
+        """The documents that a question would be put to; all of the tenant's by default, as far as they are whole.
+
+        Raises:
+            DocumentError: unknown, or none at all; says what is wrong where all are damaged.
+            FingerprintError: as `get`.
+            CorruptCacheError: as `get`.
+        """
+        found: list[Document] = self._run(lambda: self._library.find(documents, tenant))
+        return found
+
     @contextmanager
     def holding(self, documents: Sequence[Document]) -> Iterator[None]:
         """The documents' caches are on the device inside the block (for looking at `Document.cache`)."""

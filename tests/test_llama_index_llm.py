@@ -130,6 +130,18 @@ def test_a_prompt_for_a_chat_model_becomes_one_message_unless_it_is_formatted(ch
     assert llm.complete("Hello", formatted=True).text == chat_acre.complete("Hello", settings=EIGHT).text
 
 
+@pytest.mark.parametrize("drops", [True, False], ids=["drops", "refuses"])
+def test_a_system_message_without_a_place_in_the_chat_format_is_told_by_the_user(chat_acre: ACRE, drops: bool) -> None:
+    system = "" if drops else "{{ raise_exception('System role not supported') }}"
+    chat_acre.decoder.tokenizer.chat_template = (
+        f"{{% for m in messages if m.role == 'system' %}}{system}{{% endfor %}}"
+        "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    )
+    said = ACRELLM(chat_acre, max_tokens=8).chat([ChatMessage(role="system", content="Be kind."), user("Hello")])
+    expected = chat_acre.complete("<user>Be kind.\n\nHello<assistant>", settings=EIGHT)
+    assert said.message.content == expected.text
+
+
 def test_tokens_stand_where_the_framework_reads_them(tiny_acre: ACRE) -> None:
     counter = TokenCountingHandler()
     llm = ACRELLM(tiny_acre, max_tokens=8, callback_manager=CallbackManager([counter]))
