@@ -245,7 +245,7 @@ def test_damaged_documents_are_told_where_all_are_asked(tiny_acre: ACRE, tmp_pat
         assert note.startswith("left out: ") and "text.txt" in note
     damaged.write_text(TEXT)
     assert [each.id for each in chat.call([HumanMessage(QUESTION)]).documents] == ["park", "zoo"]
-    assert chat.invoke(QUESTION).response_metadata["notes"] == []
+    assert not [each for each in chat.invoke(QUESTION).response_metadata["notes"] if "text.txt" in each]
 
 
 def test_the_conversation_goes_with_the_question_about_a_document(chat: ChatACRE, zoo: Document) -> None:
@@ -261,11 +261,11 @@ LONG_TALK = [HumanMessage("hello there my friend " * 4), AIMessage("yes indeed i
 
 
 def test_a_conversation_longer_than_the_window_keeps_its_latest_turns(chat: ChatACRE, zoo: Document) -> None:
+    said = chat.invoke([*LONG_TALK, HumanMessage(QUESTION)], documents="zoo")
     call = chat.call([*LONG_TALK, HumanMessage(QUESTION)], documents="zoo")
     put = call.put(chat.acre, [zoo])
     n_turns = put.count("my friend") + put.count("indeed")
     assert 0 < n_turns < 6 and call.text.endswith(put) and put.endswith(f"user: {QUESTION}")
-    said = chat.invoke([*LONG_TALK, HumanMessage(QUESTION)], documents="zoo")
     assert said.content == chat.acre.ask(put, "zoo", settings=SHORT).text
     longer = ChatACRE(acre=chat.acre, max_tokens=12, documents="zoo", history_messages=n_turns + 1)
     with pytest.raises(CapacityError):
