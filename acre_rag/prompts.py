@@ -44,7 +44,7 @@ class PromptTemplate:
     told: str = ""
 
     def __post_init__(self) -> None:
-        """A template without a place for the question would ask nothing; with two, it has no words of its own."""
+        """The question stands in one place: without any, nothing is asked; of two, neither is the question's own."""
         if (n := self.after.count("{question}")) != 1:
             raise ConfigError(
                 f"A prompt template needs '{{question}}' once in its text after the document; it has it {n} times."
