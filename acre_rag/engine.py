@@ -185,6 +185,11 @@ class ACRE:
         """Hits, misses, evictions, and bytes of each tier."""
         return self._library.residency.statistics
 
+    @property
+    def library(self) -> Library:
+        """The documents of every tenant; the engines that `using` makes share it."""
+        return self._library
+
     def documents_of(self, tenant: str) -> Mapping[str, Document]:
         """A tenant's documents by id."""
         return self._library.shelf(tenant)
@@ -244,6 +249,17 @@ class ACRE:
         """
         document: Document = self._run(lambda: self._library.get(id, tenant))
         return document
+
+    def find(self, documents: Documents = None, *, tenant: str = "") -> list[Document]:
+        """The documents that a question would be put to; all of the tenant's by default, as far as they are whole.
+
+        Raises:
+            DocumentError: unknown, or none at all; says what is wrong where all are damaged.
+            FingerprintError: as `get`.
+            CorruptCacheError: as `get`.
+        """
+        found: list[Document] = self._run(lambda: self._library.find(documents, tenant))
+        return found
 
     @contextmanager
     def holding(self, documents: Sequence[Document]) -> Iterator[None]:

@@ -65,6 +65,10 @@ class UnavailableError(AcreError):
     """A system cannot run here: it needs CUDA, or weights that are not on the machine; the message says which."""
 
 
+class UnsupportedFeatureError(AcreError, NotImplementedError):
+    """The model cannot do what a framework asks of other models; the message names another way."""
+
+
 class EvaluationError(AcreError):
     """A data set, a run file or a report cannot be read or written; the message names file and line."""
 

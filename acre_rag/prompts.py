@@ -1,7 +1,7 @@
 """Prompt templates: what stands before the document, and what asks the question after it; knows no tensors."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,11 @@ class PromptTemplate:
     told: str = ""
 
     def __post_init__(self) -> None:
-        """A template without a place for the question would ask nothing."""
-        if "{question}" not in self.after:
-            raise ConfigError("A prompt template needs '{question}' in its text after the document.")
+        """The question stands in one place: without any, nothing is asked; of two, neither is the question's own."""
+        if (n := self.after.count("{question}")) != 1:
+            raise ConfigError(
+                f"A prompt template needs '{{question}}' once in its text after the document; it has it {n} times."
+            )
 
 
 ANSWER = PromptTemplate(
@@ -108,31 +110,66 @@ def render(template: PromptTemplate, tokenizer: Any) -> RenderedPrompt:
     user = f"{template.before}{_DOCUMENT}{template.after.replace('{question}', _QUESTION)}"
     if getattr(tokenizer, "chat_template", None):
         # Templates that know thinking (Qwen3's) would spend an answer's tokens on it; others ignore the word.
-        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        options: dict[str, Any] = {"enable_thinking": False}
         if "strftime_now" in str(tokenizer.chat_template):
             options["chat_template"] = _on_a_fixed_day(tokenizer.get_chat_template())
-        text = _chat(tokenizer, template.system, user, options)
+        system = [] if template.system is None else [{"role": "system", "content": template.system}]
+        text = chat_text([*system, {"role": "user", "content": user}], tokenizer, **options)
     else:
-        system = f"{template.system}\n\n" if template.system else ""
+        told = f"{template.system}\n\n" if template.system else ""
         cue = "" if user.endswith("Answer:") else "\nAnswer:"  # published prompts bring their own
-        text = f"{tokenizer.bos_token or ''}{system}{user}{cue}"
+        text = f"{tokenizer.bos_token or ''}{told}{user}{cue}"
     prefix, rest = _cut(text, _DOCUMENT)
     before, after = _cut(rest, _QUESTION)
     return RenderedPrompt(prefix, before, after, template.told)
 
 
-def _chat(tokenizer: Any, system: str | None, user: str, options: dict[str, Any]) -> str:
-    """The chat format; a system message that it refuses (Gemma's) or drops stands in front of the user's."""
+def chat_text(messages: Sequence[Mapping[str, str]], tokenizer: Any, **options: Any) -> str:
+    """Messages in the chat format of a tokenizer, up to where the assistant speaks next.
+
+    What a system message says that the format refuses (Gemma's) or drops stands in front of the user's next message.
+
+    Args:
+        messages: `role` and `content` of each.
+        tokenizer: one that has a chat format.
+        options: what the format is told.
+
+    Raises:
+        ConfigError: the format refuses the messages, and not for a system message.
+    """
     from jinja2 import TemplateError  # transformers asks for it where a chat format is used
 
-    message = {"role": "user", "content": user}
-    if system is None:
-        return str(tokenizer.apply_chat_template([message], **options))
-    with contextlib.suppress(TemplateError):
-        text = str(tokenizer.apply_chat_template([{"role": "system", "content": system}, message], **options))
-        if system.strip() in text:
-            return text
-    return _chat(tokenizer, None, f"{system}\n\n{user}" if system else user, options)
+    options = {"tokenize": False, "add_generation_prompt": True, **options}
+    if systems := [each["content"].strip() for each in messages if each["role"] == "system"]:
+        with contextlib.suppress(TemplateError):
+            text = str(tokenizer.apply_chat_template(messages, **options))
+            if all(system in text for system in systems):
+                return text
+    try:
+        return str(tokenizer.apply_chat_template(_told_by_the_user(messages), **options))
+    except TemplateError as error:
+        raise ConfigError(
+            f"The model's chat format refuses these messages ({error}). Many take the user's and the assistant's by "
+            "turns only, the user's first."
+        ) from error
+
+
+def _told_by_the_user(messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """Messages without a system's: what it says stands before the user's next words, or behind the last ones."""
+    turns: list[Mapping[str, str]] = []
+    held: list[str] = []
+    for each in messages:
+        if each["role"] == "system":
+            held += [each["content"]] if each["content"] else []
+        elif each["role"] == "user" and held:
+            turns.append({"role": "user", "content": "\n\n".join([*held, each["content"]])})
+            held = []
+        else:
+            turns.append(each)
+    if held:
+        before = [turns.pop()["content"]] if turns and turns[-1]["role"] == "user" else []
+        turns.append({"role": "user", "content": "\n\n".join([*before, *held])})
+    return turns
 
 
 def _on_a_fixed_day(chat_template: str) -> str:

@@ -19,6 +19,7 @@ from acre_rag.generate import GenerationSettings
 from acre_rag.options import EngineOptions
 from acre_rag.plot import plot_selection
 from acre_rag.progress import reading_progress, waiting
+from acre_rag.reading import encodable
 from acre_rag.show import show_cost, show_sources
 
 
@@ -29,7 +30,7 @@ class Session:
     Attributes:
         acre: the engine; it keeps the caches warm.
         files: extracted text by document id.
-        documents: in the order of the files.
+        documents: in the order of the files; none stand for all that the store has.
         tenant: whose they are.
     """
 
@@ -64,11 +65,9 @@ class Session:
             file = extract(name)
             files[_unused(file.name, files)] = file
         acre = _load(engine, config)
-        documents = [*acre.documents_of(engine.tenant).values()] if not names else []
-        if not names and not documents:
+        if not names and not acre.documents_of(engine.tenant) and not acre.library.left_out(engine.tenant):
             raise DocumentError(f"The store {engine.store} has no documents for this model and these options.")
-        for id_ in stored:
-            documents.append(acre.get(id_, tenant=engine.tenant))
+        documents = [acre.get(id_, tenant=engine.tenant) for id_ in stored]
         for id_, file in files.items():
             with reading_progress(f"reading {id_}") as progress:
                 documents.append(acre.add(file.text, id=id_, tenant=engine.tenant, rebuild=rebuild, progress=progress))
@@ -82,20 +81,22 @@ class Session:
         if stream and not as_json:
             answer = self._streamed(question, settings, console)
         else:
-            answer = self.acre.ask(question, self.documents, tenant=self.tenant, settings=settings)
+            answer = self.acre.ask(question, self._asked, tenant=self.tenant, settings=settings)
         if as_json:
             record = answer.to_dict() | {"question": question}
             for source in record["sources"]:
                 file = self.files.get(source["document"])  # none for a document that only the store knows
                 source["page"] = file.page_at(source["start"]) if file else None
-            typer.echo(json.dumps(record, ensure_ascii=False))
+            typer.echo(encodable(json.dumps(record, ensure_ascii=False)))
         else:
             if not stream:
                 console.print(answer.text, markup=False, highlight=False, soft_wrap=True)
             show_sources(console, answer, self.files)
             show_cost(console, answer)
+            for note in answer.notes:
+                console.print(f"  [yellow]{escape(note)}[/]", soft_wrap=True)
         if plot:
-            chosen = self.acre.prepare(question, self.documents, tenant=self.tenant)
+            chosen = self.acre.prepare(question, self._asked, tenant=self.tenant)
             plot_selection(question, chosen.selection, chosen.documents, plot, answer=answer.text)
             Console(stderr=True, soft_wrap=True).print(f"[dim]picture: {escape(str(plot))}[/]")
 
@@ -118,8 +119,13 @@ class Session:
             except AcreError as error:
                 console.print(f"[red]{escape(str(error))}[/]")
 
+    @property
+    def _asked(self) -> list[Document] | None:
+        """What the engine is told; asked for all, it leaves out what is damaged and says so."""
+        return self.documents or None
+
     def _streamed(self, question: str, settings: GenerationSettings, console: Console) -> Answer:
-        for piece in self.acre.stream(question, self.documents, tenant=self.tenant, settings=settings):
+        for piece in self.acre.stream(question, self._asked, tenant=self.tenant, settings=settings):
             if isinstance(piece, Answer):
                 console.print()
                 return piece

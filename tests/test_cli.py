@@ -254,6 +254,34 @@ def test_a_store_is_built_listed_verified_asked_and_emptied(
     assert "has no documents for this model" in acre("ask", *asking, check=1).stderr
 
 
+def test_a_damaged_document_is_told_where_the_whole_store_is_asked(
+    acre: Callable[..., Done], model: str, text: str, tmp_path: Path
+) -> None:
+    place = ["--store", str(tmp_path / "store"), "--model", model]
+    acre("build", text, *place)
+    damaged = next((tmp_path / "store").rglob("text.txt"))
+    damaged.write_bytes(b"X" + damaged.read_bytes()[1:])
+    asking = ("Where is the drum?", *place, "--max-tokens", "3")
+    refused = acre("ask", *asking, check=1).stderr
+    assert "text.txt" in refused and "has no documents" not in refused
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT * 2)
+    acre("build", str(other), *place)
+    answer = json.loads(acre("ask", *asking, "--json").stdout)
+    assert {source["document"] for source in answer["sources"]} == {"other.txt"}
+    [note] = answer["notes"]
+    assert note.startswith("left out: ") and "text.txt" in note
+    assert "left out: " in acre("ask", *asking).stdout
+    assert "left out: " in acre("ask", *asking, "--stream").stdout
+
+
+def test_a_lone_surrogate_in_a_question_is_printed_as_an_unknown_character(
+    acre: Callable[..., Done], model: str, text: str
+) -> None:
+    done = acre("ask", text, "Where \udcff?", "--model", model, "--max-tokens", "3", "--json")
+    assert json.loads(done.stdout)["question"] == "Where \ufffd?"
+
+
 def test_gc_says_what_it_left_to_another_version(
     acre: Callable[..., Done], model: str, text: str, tmp_path: Path
 ) -> None:

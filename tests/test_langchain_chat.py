@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
 from acre_rag import ACRE, Document, GenerationSettings
-from acre_rag.errors import ConfigError, DeadlineError, DocumentError
-from acre_rag.integrations.langchain import ChatACRE
+from acre_rag.errors import CapacityError, ConfigError, DeadlineError, DocumentError
+from acre_rag.integrations.langchain import ACREDocumentQA, ChatACRE
 from acre_rag.integrations.langchain.results import Trimmer
 
 TEXT = " ".join(
@@ -58,6 +59,21 @@ def test_the_models_own_chat_template_is_used(chat: ChatACRE, tiny_acre: ACRE, m
     assert said.content == tiny_acre.complete("[system|A][user|B]>", settings=SHORT).text
 
 
+@pytest.mark.parametrize("drops", [True, False], ids=["drops", "refuses"])
+def test_a_system_message_without_a_place_in_the_chat_format_is_told_by_the_user(
+    chat: ChatACRE, tiny_acre: ACRE, monkeypatch: pytest.MonkeyPatch, drops: bool
+) -> None:
+    system = "" if drops else "{{ raise_exception('System role not supported') }}"
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}SYSTEM{% else %}[{{ m.role }}|{{ m.content }}]{% endif %}"
+        "{% endfor %}>"
+    ).replace("SYSTEM", system)
+    monkeypatch.setattr(tiny_acre.decoder.tokenizer, "chat_template", template)
+    talk: list[Any] = [SystemMessage("A"), HumanMessage("B")]
+    assert chat.call(talk).text == "[user|A\n\nB]>"
+    assert chat.get_num_tokens_from_messages(talk) == len("[user|A\n\nB]>")
+
+
 ORDERLY = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}[{{ m.role }}|{{ m.content }}]{% endfor %}>"
@@ -76,6 +92,7 @@ def test_tokens_are_counted_as_they_are_read(
     assert chat.get_num_tokens_from_messages(talk) == read["input_tokens"]
     assert chat.get_num_tokens_from_messages([]) == 0
     assert chat.get_num_tokens("Bye") == 3
+    assert chat.get_token_ids("a \ud800") == chat.get_token_ids("a \ufffd")
 
 
 @pytest.mark.parametrize("template", [None, ORDERLY])
@@ -84,6 +101,9 @@ def test_a_conversation_is_trimmed_by_the_models_own_tokens(
 ) -> None:
     monkeypatch.setattr(tiny_acre.decoder.tokenizer, "chat_template", template)
     talk = [HumanMessage("Hello " * 20), AIMessage("Hi"), HumanMessage("Bye"), AIMessage("So long")]
+    if template:
+        with pytest.raises(ConfigError, match="roles must alternate"):
+            chat.invoke(talk[1:])
     most = len("<s>user: Bye\nassistant: So long\nassistant:")
     assert trim_messages(talk, max_tokens=most, token_counter=chat, start_on="human") == talk[2:]
 
@@ -194,6 +214,40 @@ def test_an_unknown_document_is_named(chat: ChatACRE, zoo: Document) -> None:
         chat.invoke(QUESTION, documents="park")
 
 
+def test_a_document_is_asked_under_the_first_of_its_names_that_is_known(chat: ChatACRE, tiny_acre: ACRE) -> None:
+    """Its own metadata may hold a `document_id` that means nothing here."""
+    said = LangChainDocument(TEXT, id="i", metadata={"document_id": "d", "source": "s"})
+    for name in ("s", None, "i", "d"):  # the last first; no name is a digest
+        document = tiny_acre.add(TEXT, id=name)
+        assert chat.call([HumanMessage(QUESTION)], documents=said).documents == (document,)
+
+
+def test_a_document_that_is_not_known_is_named_as_its_owner_does(chat: ChatACRE) -> None:
+    for metadata, name in (({"source": "s"}, "s"), ({"document_id": "d", "source": "s"}, "d")):
+        with pytest.raises(DocumentError, match=f"No document '{name}'"):
+            chat.invoke(QUESTION, documents=LangChainDocument(TEXT, metadata=metadata))
+
+
+def test_damaged_documents_are_told_where_all_are_asked(tiny_acre: ACRE, tmp_path: Path) -> None:
+    ACRE(tiny_acre.decoder, config=tiny_acre.config, store=tmp_path).add(TEXT, id="zoo")
+    tiny_acre = ACRE(tiny_acre.decoder, config=tiny_acre.config, store=tmp_path)
+    damaged = next(tmp_path.rglob("text.txt"))
+    damaged.write_text("another " + TEXT)
+    chat, qa = ChatACRE(acre=tiny_acre, max_tokens=2, documents="*"), ACREDocumentQA(acre=tiny_acre, max_tokens=2)
+    for ask in (chat.invoke, qa.invoke, qa.as_retriever().invoke):
+        with pytest.raises(DocumentError, match=r"text\.txt"):
+            ask(QUESTION)
+    tiny_acre.add(f"Second: {TEXT}", id="park")
+    assert len(qa.invoke(QUESTION)["context"]) > 0
+    chunks = list(chat.stream(QUESTION))
+    for said in (chat.invoke(QUESTION), sum(chunks[1:], chunks[0])):
+        [note] = said.response_metadata["notes"]
+        assert note.startswith("left out: ") and "text.txt" in note
+    damaged.write_text(TEXT)
+    assert [each.id for each in chat.call([HumanMessage(QUESTION)]).documents] == ["park", "zoo"]
+    assert not [each for each in chat.invoke(QUESTION).response_metadata["notes"] if "text.txt" in each]
+
+
 def test_the_conversation_goes_with_the_question_about_a_document(chat: ChatACRE, zoo: Document) -> None:
     talk = [SystemMessage("Be brief."), HumanMessage("Who?"), AIMessage("The mole."), HumanMessage("Which number?")]
     assert chat.call(talk, documents="zoo").text == (
@@ -201,6 +255,40 @@ def test_the_conversation_goes_with_the_question_about_a_document(chat: ChatACRE
     )
     last = chat.model_copy(update={"history_messages": 1}).call(talk, documents="zoo").text
     assert last == "Be brief.\n\nassistant: The mole.\nuser: Which number?"
+
+
+LONG_TALK = [HumanMessage("hello there my friend " * 4), AIMessage("yes indeed it is so " * 4)] * 3
+
+
+def test_a_conversation_longer_than_the_window_keeps_its_latest_turns(chat: ChatACRE, zoo: Document) -> None:
+    said = chat.invoke([*LONG_TALK, HumanMessage(QUESTION)], documents="zoo")
+    call = chat.call([*LONG_TALK, HumanMessage(QUESTION)], documents="zoo")
+    put = call.put(chat.acre, [zoo])
+    n_turns = put.count("my friend") + put.count("indeed")
+    assert 0 < n_turns < 6 and call.text.endswith(put) and put.endswith(f"user: {QUESTION}")
+    assert said.content == chat.acre.ask(put, "zoo", settings=SHORT).text
+    longer = ChatACRE(acre=chat.acre, max_tokens=12, documents="zoo", history_messages=n_turns + 1)
+    with pytest.raises(CapacityError):
+        chat.acre.ask(longer.call([*LONG_TALK, HumanMessage(QUESTION)]).text, "zoo", settings=SHORT)
+
+
+@pytest.mark.parametrize("form", ["invoke", "ainvoke", "stream", "astream"])
+def test_a_conversation_longer_than_the_window_goes_on_about_a_long_message(tiny_acre: ACRE, form: str) -> None:
+    chat = ChatACRE(acre=tiny_acre, max_tokens=12, document_chars=200)
+    talk: list[Any] = [SystemMessage(TEXT), *LONG_TALK, HumanMessage(QUESTION)]
+
+    async def astreamed() -> str:
+        return "".join([chunk.text async for chunk in chat.astream(talk)])
+
+    said = {
+        "invoke": lambda: chat.invoke(talk).content,
+        "ainvoke": lambda: asyncio.run(chat.ainvoke(talk)).content,
+        "stream": lambda: "".join(chunk.text for chunk in chat.stream(talk)),
+        "astream": lambda: asyncio.run(astreamed()),
+    }[form]()
+    document = tiny_acre.add(TEXT)
+    put = chat.call(talk).put(tiny_acre, [document])
+    assert said == tiny_acre.ask(put, document, settings=SHORT).text
 
 
 @pytest.mark.parametrize("first", [SystemMessage, HumanMessage])
@@ -250,6 +338,50 @@ def test_long_messages_stand_beside_the_tenants_documents_and_only_some_are_kept
     assert sorted(texts) == ["2", "3"]
     with pytest.raises(DocumentError):
         chat.invoke(QUESTION, documents="*")
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_chats_that_share_an_engine_do_not_forget_each_others_long_messages(tiny_acre: ACRE, most: int) -> None:
+    one = ChatACRE(acre=tiny_acre, max_tokens=2, document_chars=200, max_cached_documents=2)
+    other = ChatACRE(acre=tiny_acre.using(max_passages=1), max_tokens=2, document_chars=200, max_cached_documents=most)
+    texts = [f"{i}. {TEXT}" for i in range(4)]
+
+    def ask(chat: ChatACRE, text: str) -> None:
+        chat.invoke([SystemMessage(text), HumanMessage(QUESTION)])
+
+    def kept_texts() -> list[str]:
+        return [each.text for each in tiny_acre.documents_of("langchain-chat:").values()]
+
+    ask(one, texts[0])
+    ask(other, texts[1])
+    assert kept_texts() == texts[: 1 + most]
+    for chat, text in ((one, texts[2]), (other, texts[0]), (one, texts[1]), (one, texts[3])):
+        ask(chat, text)
+    assert kept_texts() == [texts[1], texts[3]]
+
+
+def test_a_long_message_is_not_forgotten_while_another_chat_asks_it(
+    tiny_acre: ACRE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (
+        ChatACRE(acre=acre, max_tokens=8, document_chars=200, max_cached_documents=0)
+        for acre in (tiny_acre, tiny_acre.using(max_passages=1))
+    )
+    talk = [SystemMessage(TEXT), HumanMessage(QUESTION)]
+    alone, ask = one.invoke(talk).content, tiny_acre.ask
+    monkeypatch.setattr(tiny_acre, "ask", lambda *a, **o: (other.invoke(talk), ask(*a, **o))[1])
+    assert one.invoke(talk).content == alone
+    assert not kept(tiny_acre)
+
+
+def test_a_long_message_that_is_gone_already_fails_nobody(tiny_acre: ACRE) -> None:
+    chat = ChatACRE(acre=tiny_acre, max_tokens=2, document_chars=200, max_cached_documents=1)
+    first, second = ([SystemMessage(f"{i}. {TEXT}"), HumanMessage(QUESTION)] for i in range(2))
+    for ask in (chat.invoke, lambda talk: asyncio.run(chat.ainvoke(talk))):
+        ask(first)
+        [id] = tiny_acre.documents_of("langchain-chat:")
+        tiny_acre.remove(id, tenant="langchain-chat:")
+        assert ask(second).content
 
 
 def test_reading_and_asking_a_long_message_share_one_deadline(tiny_acre: ACRE, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,18 @@ def test_a_prompt_for_a_chat_model_becomes_one_message_unless_it_is_formatted(ch
     assert llm.complete("Hello", formatted=True).text == chat_acre.complete("Hello", settings=EIGHT).text
 
 
+@pytest.mark.parametrize("drops", [True, False], ids=["drops", "refuses"])
+def test_a_system_message_without_a_place_in_the_chat_format_is_told_by_the_user(chat_acre: ACRE, drops: bool) -> None:
+    system = "" if drops else "{{ raise_exception('System role not supported') }}"
+    chat_acre.decoder.tokenizer.chat_template = (
+        f"{{% for m in messages if m.role == 'system' %}}{system}{{% endfor %}}"
+        "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    )
+    said = ACRELLM(chat_acre, max_tokens=8).chat([ChatMessage(role="system", content="Be kind."), user("Hello")])
+    expected = chat_acre.complete("<user>Be kind.\n\nHello<assistant>", settings=EIGHT)
+    assert said.message.content == expected.text
+
+
 def test_tokens_stand_where_the_framework_reads_them(tiny_acre: ACRE) -> None:
     counter = TokenCountingHandler()
     llm = ACRELLM(tiny_acre, max_tokens=8, callback_manager=CallbackManager([counter]))
@@ -399,6 +411,20 @@ def test_a_text_is_not_forgotten_while_it_is_asked(tiny_acre: ACRE) -> None:
 
     assert asyncio.run(run()) == alone * 4
     assert kept(llm) == []
+
+
+def test_models_on_one_engine_do_not_forget_each_others_texts(long_llm: ACRELLM) -> None:
+    other = ACRELLM(
+        long_llm.acre.using(max_passages=1),
+        max_tokens=8,
+        cache_documents=True,
+        min_document_chars=500,
+        max_cached_documents=1,
+    )
+    texts = [f"{BOOK} Number {i}." for i in range(4)]
+    for llm, text in ((long_llm, 0), (other, 1), (other, 2), (long_llm, 3), (long_llm, 1)):
+        llm.chat([ChatMessage(role="system", content=texts[text]), user("Which?")])
+    assert sorted(kept(long_llm)) == [texts[1], texts[3]]
 
 
 def test_a_stream_over_a_long_text_stops_when_closed(long_llm: ACRELLM, forwards: list[int]) -> None:

@@ -223,6 +223,12 @@ def test_lone_surrogates_in_a_conversation_are_unknown_characters(index: ACREInd
     assert ids[0] == ids[1]
 
 
+def test_a_lone_surrogate_in_a_message_fails_no_turn(index: ACREIndex) -> None:
+    chat, known = conversation(index), conversation(index)
+    for message in ("who \ud800?", QUESTION):
+        assert str(chat.chat(message)) == str(known.chat(message.replace("\ud800", "\ufffd")))
+
+
 def test_the_question_alone_chooses_the_passages_of_a_conversation(index: ACREIndex) -> None:
     retriever = Fixed(found(100, 130))
     chat = conversation(index, retriever=retriever, select="retriever", max_passages=1)

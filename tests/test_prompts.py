@@ -11,7 +11,7 @@ from conftest import byte_tokenizer
 from acre_rag.decoder import Decoder
 from acre_rag.errors import ConfigError
 from acre_rag.evaluation import published
-from acre_rag.prompts import ANSWER, PromptTemplate, render
+from acre_rag.prompts import ANSWER, PromptTemplate, chat_text, render
 from acre_rag.reading import tokenised_question
 
 PUBLISHED = {name: value for name, value in vars(published).items() if isinstance(value, PromptTemplate)}
@@ -75,6 +75,51 @@ def test_a_system_message_that_a_chat_format_has_no_place_for_stands_before_the_
     template = PromptTemplate(before="Text: ", after="\n{question}", system="Be brief.")
     prompt = render(template, tokenizer)
     assert prompt.prefix == "[Be brief.\n\nText: " and prompt.ask("Who?")[0] == "\nWho?]"
+
+
+SYSTEM, USER, ASSISTANT = ({"role": role, "content": role[0].upper()} for role in ("system", "user", "assistant"))
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ([SYSTEM, USER], "[S\n\nU]"),
+        ([SYSTEM, SYSTEM, USER], "[S\n\nS\n\nU]"),
+        ([SYSTEM, USER, ASSISTANT, SYSTEM, USER], "[S\n\nU](A)[S\n\nU]"),
+        ([USER, ASSISTANT, SYSTEM], "[U](A)[S]"),
+        ([USER, SYSTEM], "[U\n\nS]"),
+        ([{"role": "system", "content": ""}, USER], "[U]"),
+    ],
+)
+def test_a_conversation_keeps_what_systems_say(messages: list[dict[str, str]], text: str) -> None:
+    turns = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}[{{ m['content'] }}]{% endif %}"
+        "{% if m['role'] == 'assistant' %}({{ m['content'] }}){% endif %}{% endfor %}"
+    )
+    refuses = "{% for m in messages if m['role'] == 'system' %}{{ raise_exception('none') }}{% endfor %}" + turns
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    for tokenizer.chat_template in (turns, refuses):
+        assert chat_text(messages, tokenizer) == text
+
+
+def test_a_system_message_that_a_chat_format_has_a_place_for_stays_there() -> None:
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    assert chat_text([SYSTEM, USER], tokenizer) == "<system>S<user>U"
+
+
+def test_messages_that_a_chat_format_refuses_are_an_error_with_its_reason() -> None:
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    for messages in ([USER, USER], [SYSTEM, USER]):
+        with pytest.raises(ConfigError, match="roles must alternate.*by turns"):
+            chat_text(messages, tokenizer)
+
+
+@pytest.mark.parametrize("after", ["no place", "{question} and again {question}"])
+def test_a_template_has_one_place_for_the_question(after: str) -> None:
+    with pytest.raises(ConfigError, match=f"once.*{after.count('{')} times"):
+        PromptTemplate(before="", after=after)
 
 
 DATED = (

@@ -4,10 +4,8 @@ import json
 from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
-from threading import Lock
 from time import monotonic
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.messages import BaseMessage
@@ -18,32 +16,34 @@ from acre_rag.document import text_digest
 from acre_rag.errors import DocumentError
 from acre_rag.integrations.langchain.identity import document_identities, engine_identity
 from acre_rag.integrations.langchain.messages import text_of
-from acre_rag.integrations.remembered import Remembered
+from acre_rag.integrations.remembered import Carried
+from acre_rag.integrations.room import has_room
 from acre_rag.streams import TextStream
 
 ALL = "*"
 """Stands for all of a tenant's documents."""
 
-_KEPT: WeakKeyDictionary[ACRE, dict[tuple[str, int], Remembered]] = WeakKeyDictionary()
-"""Chat models are made anew for every configuration: those of one engine and tenant share what they remember."""
-_KEPT_LOCK = Lock()
+Shortened = Callable[[Callable[[str], bool]], str]
+"""Whether there is room for a text, to one for which there is."""
 
 Named = str | Document | LangChainDocument
-Asked = Named | Sequence[Named] | None
-"""Ids, or documents that carry one; `ALL`; `None` for no document at all."""
 
 
 @dataclass(frozen=True)
-class Carried:
-    """A long text that a message carries.
+class Found:
+    """Documents to ask.
 
     Attributes:
-        text: the text.
-        kept: reads it, and forgets those asked longest ago.
+        documents: the very objects, so that one that is replaced meanwhile is refused, not mixed up.
+        left_out: what to tell of those that are damaged, where all are asked.
     """
 
-    text: str
-    kept: Remembered
+    documents: tuple[Document, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+Asked = Named | Sequence[Named] | Found | None
+"""Ids, or documents that carry one; `ALL`; what was found already; `None` for no document at all."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,10 @@ class Call:
         settings: how to decode.
         timeout_s: most seconds of waiting, reading and answering together.
         tenant: whose documents.
-        documents: documents asked; the very objects, so that one that is replaced meanwhile is refused, not mixed up.
+        documents: documents asked.
+        left_out: what to tell of those that could not be among them.
         carried: a text that has to be read first, then asked.
+        shortened: a question's text with less of what was said before it, until it has room; `None` leaves `text`.
     """
 
     text: str
@@ -64,12 +66,20 @@ class Call:
     timeout_s: float | None
     tenant: str = ""
     documents: tuple[Document, ...] = ()
+    left_out: tuple[str, ...] = ()
     carried: Carried | None = None
+    shortened: Shortened | None = None
 
     @property
     def plain(self) -> bool:
         """Whether the model is asked without any document."""
         return not self.documents and self.carried is None
+
+    def put(self, acre: ACRE, documents: Sequence[Document]) -> str:
+        """The text as these documents are asked: of a conversation, as much as the window has room for beside them."""
+        if self.shortened is None:
+            return self.text
+        return self.shortened(lambda text: has_room(acre, text, documents, self.settings))
 
     def answer(self, acre: ACRE) -> Answer:
         """The answer, for a thread."""
@@ -77,7 +87,7 @@ class Call:
             return acre.complete(self.text, settings=self.settings, timeout_s=self.timeout_s)
         left_s = _countdown(self.timeout_s)
         with self._documents(acre) as documents:
-            return acre.ask(self.text, documents, **self._options(documents, left_s()))
+            return acre.ask(self.put(acre, documents), documents, **self._options(documents, left_s()))
 
     async def aanswer(self, acre: ACRE) -> Answer:
         """The answer, for an event loop."""
@@ -85,21 +95,25 @@ class Call:
             return await acre.acomplete(self.text, settings=self.settings, timeout_s=self.timeout_s)
         left_s = _countdown(self.timeout_s)
         async with self._adocuments(acre) as documents:
-            return await acre.aask(self.text, documents, **self._options(documents, left_s()))
+            question = await run_in_executor(None, self.put, acre, documents)
+            return await acre.aask(question, documents, **self._options(documents, left_s()))
 
     @contextmanager
     def stream(self, acre: ACRE) -> Iterator[TextStream[Answer]]:
         """The answer piece by piece, for a thread; leaving the block stops the model."""
         left_s = _countdown(self.timeout_s)
-        with self._documents(acre) as documents, self._stream(acre, documents, left_s()) as stream:
-            yield stream
+        with self._documents(acre) as documents:
+            question = self.put(acre, documents)
+            with self._stream(acre, question, documents, left_s()) as stream:
+                yield stream
 
     @asynccontextmanager
     async def astream(self, acre: ACRE) -> AsyncIterator[TextStream[Answer]]:
         """The answer piece by piece, for an event loop; leaving the block stops the model."""
         left_s = _countdown(self.timeout_s)
         async with self._adocuments(acre) as documents:
-            stream = self._stream(acre, documents, left_s())
+            question = await run_in_executor(None, self.put, acre, documents)
+            stream = self._stream(acre, question, documents, left_s())
             try:
                 yield stream
             finally:
@@ -117,10 +131,12 @@ class Call:
         }
         return json.dumps(facts, sort_keys=True)
 
-    def _stream(self, acre: ACRE, documents: Sequence[Document], timeout_s: float | None) -> TextStream[Answer]:
+    def _stream(
+        self, acre: ACRE, text: str, documents: Sequence[Document], timeout_s: float | None
+    ) -> TextStream[Answer]:
         if not documents:
-            return acre.stream_complete(self.text, settings=self.settings, timeout_s=timeout_s)
-        return acre.stream(self.text, documents, **self._options(documents, timeout_s))
+            return acre.stream_complete(text, settings=self.settings, timeout_s=timeout_s)
+        return acre.stream(text, documents, **self._options(documents, timeout_s))
 
     def _options(self, documents: Sequence[Document], timeout_s: float | None) -> dict[str, Any]:
         return {"tenant": documents[0].tenant, "settings": self.settings, "timeout_s": timeout_s}
@@ -131,7 +147,7 @@ class Call:
         if self.carried is None:
             yield self.documents
         else:
-            with self.carried.kept.holding(acre, self.carried.text, self.timeout_s) as document:
+            with self.carried.holding(self.timeout_s) as document:
                 yield [document]
 
     @asynccontextmanager
@@ -139,7 +155,7 @@ class Call:
         if self.carried is None:
             yield self.documents
         else:
-            async with self.carried.kept.aholding(acre, self.carried.text, self.timeout_s) as document:
+            async with self.carried.aholding(self.timeout_s) as document:
                 yield [document]
 
 
@@ -149,40 +165,32 @@ def _countdown(timeout_s: float | None) -> Callable[[], float | None]:
     return lambda: None if timeout_s is None else max(0.0, timeout_s - (monotonic() - begun))
 
 
-def kept_for(acre: ACRE, tenant: str, most: int) -> Remembered:
-    """Where an engine keeps the long messages of a tenant's chats: beside the tenant's documents, not among them.
-
-    Args:
-        acre: the engine.
-        tenant: whose chats.
-        most: such texts kept while nobody asks them.
-    """
-    with _KEPT_LOCK:
-        kept = _KEPT.setdefault(acre, {})
-        if (tenant, most) not in kept:
-            kept[tenant, most] = Remembered(acre, tenant=f"langchain-chat:{tenant}", most=most)
-        return kept[tenant, most]
-
-
-def find_documents(acre: ACRE, asked: Asked, tenant: str) -> tuple[Document, ...]:
+def find_documents(acre: ACRE, asked: Asked, tenant: str) -> Found:
     """The engine's documents behind ids or LangChain documents.
 
     A name that is new to the engine may be one that another process stored: that takes its turn on the model's thread.
+    So does looking again for what is damaged.
 
     Raises:
-        DocumentError: none of that name, or there are none at all.
+        DocumentError: none of that name, or there are none at all, or only damaged ones.
         FingerprintError: it was stored by another model or with other options.
     """
     if asked is None:
-        return ()
+        return Found()
+    if isinstance(asked, Found):
+        return asked
     shelf = acre.documents_of(tenant)
-    names = list(shelf) if asked == ALL else names_of(asked, shelf)
+    if asked == ALL:
+        whole = shelf and not acre.library.left_out(tenant)
+        documents = tuple(shelf.values() if whole else acre.find(tenant=tenant))
+        return Found(documents, acre.library.left_out(tenant))
+    names = names_of(asked, shelf)
     if not names:
         raise DocumentError("There is no document to ask: add one first, or name one that is there.")
-    return tuple(shelf[name] if name in shelf else acre.get(name, tenant=tenant) for name in names)
+    return Found(tuple(shelf[name] if name in shelf else acre.get(name, tenant=tenant) for name in names))
 
 
-async def afind_documents(acre: ACRE, asked: Asked, tenant: str) -> tuple[Document, ...]:
+async def afind_documents(acre: ACRE, asked: Asked, tenant: str) -> Found:
     """`find_documents` on an event loop."""
     return await run_in_executor(None, find_documents, acre, asked, tenant)
 
@@ -211,12 +219,15 @@ def names_of(asked: Asked, known: Container[str] = ()) -> list[str]:
     """The ids that name these documents.
 
     Args:
-        asked: ids or documents. A LangChain document without an id goes by what `adding.add_documents` called it: its
-            `source`, if no other had it, or a digest of its text.
+        asked: ids or documents. A LangChain document goes by the first of its names that is known: the `document_id`
+            of a passage, its own id, and what `adding.add_documents` calls one without: a digest of its text, its
+            `source`.
         known: ids of the documents that are there.
     """
     if asked is None:
         return []
+    if isinstance(asked, Found):
+        return [document.id for document in asked.documents]
     several = [asked] if isinstance(asked, str | Document | LangChainDocument) else asked
     return [_name(each, known) for each in several]
 
@@ -224,7 +235,6 @@ def names_of(asked: Asked, known: Container[str] = ()) -> list[str]:
 def _name(named: Named, known: Container[str]) -> str:
     if not isinstance(named, LangChainDocument):
         return named if isinstance(named, str) else named.id
-    if own := named.metadata.get("document_id") or named.id:
-        return str(own)
-    digest, source = text_digest(named.page_content)[:12], str(named.metadata.get("source") or "")
-    return digest if digest in known or not source else source
+    metadata, digest = named.metadata, text_digest(named.page_content)[:12]
+    names = [str(name) for name in (metadata.get("document_id"), named.id, digest, metadata.get("source")) if name]
+    return next((name for name in names if name in known), next((name for name in names if name != digest), digest))

@@ -1,6 +1,7 @@
 """ChatACRE: the engine's model as a LangChain chat model, alone or over documents. Selects and decodes nothing."""
 
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -12,25 +13,15 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import run_in_executor
 from pydantic import Field
 
-from acre_rag import ACRE, Answer
-from acre_rag.errors import AcreError
-from acre_rag.integrations.langchain.calls import (
-    Asked,
-    Call,
-    Carried,
-    carried_documents,
-    find_documents,
-    kept_for,
-    names_of,
-)
+from acre_rag import ACRE, Answer, GenerationSettings
+from acre_rag.errors import UnsupportedFeatureError
+from acre_rag.integrations.langchain.calls import Asked, Call, carried_documents, find_documents, names_of
 from acre_rag.integrations.langchain.identity import engine_identity
 from acre_rag.integrations.langchain.messages import chat_prompt, counted_prompt, question_with_history, text_of
 from acre_rag.integrations.langchain.options import DecodingOptions, at_once, paced
 from acre_rag.integrations.langchain.results import Chunks, answer_message
-
-
-class UnsupportedFeatureError(AcreError, NotImplementedError):
-    """The engine's model cannot do what LangChain asks of other chat models; the message names another way."""
+from acre_rag.integrations.remembered import Carried
+from acre_rag.reading import encodable
 
 
 class ChatACRE(DecodingOptions, BaseChatModel):
@@ -47,7 +38,8 @@ class ChatACRE(DecodingOptions, BaseChatModel):
             least this many characters that holds none, and is followed by others, is read once, into a cache that
             stands beside the tenant's documents, where no "*" asks it. `None`: messages are only messages.
         max_cached_documents: such messages kept while nobody asks them.
-        history_messages: most earlier messages that are put with a question about documents.
+        history_messages: most earlier messages that are put with a question about documents; fewer, the latest, where
+            the window has no room for more beside the documents, the answer and one passage.
     """
 
     # What LangChain's standard suite passes to every chat model: here is no network, and streams need no leave.
@@ -107,7 +99,9 @@ class ChatACRE(DecodingOptions, BaseChatModel):
     def get_token_ids(self, text: str) -> list[int]:
         """Tokens of a text by this model's own tokenizer; LangChain's own way asks a model hub for another one's."""
         own = self.custom_get_token_ids
-        return own(text) if own else list(self.acre.decoder.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if own:
+            return own(text)
+        return list(self.acre.decoder.tokenizer(encodable(text), add_special_tokens=False)["input_ids"])
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Tokens that are read for these messages, besides documents; `trim_messages(token_counter=chat)` asks here.
@@ -120,7 +114,7 @@ class ChatACRE(DecodingOptions, BaseChatModel):
             ConfigError: a message is not text.
         """
         if self.documents is not None and messages:
-            return self.get_num_tokens(self._question(messages))
+            return self.get_num_tokens(question_with_history(messages, most=self.history_messages))
         return self.get_num_tokens(counted_prompt(messages, self.acre.decoder.tokenizer))
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> NoReturn:
@@ -160,28 +154,40 @@ class ChatACRE(DecodingOptions, BaseChatModel):
         options.pop("stream", None)  # says how LangChain calls, not what is asked
         asked: Asked = options.pop("documents", None)
         settings, timeout_s = self.decoding({**options, "stop": stop})
-        documents = find_documents(self.acre, self.documents if asked is None else asked, self.tenant)
-        if documents:
-            return Call(self._question(messages), settings, timeout_s, self.tenant, documents)
+        found = find_documents(self.acre, self.documents if asked is None else asked, self.tenant)
+        if found.documents:
+            return self._about(messages, settings, timeout_s, documents=found.documents, left_out=found.left_out)
         if self.document_chars is not None and messages:
             documents, rest = carried_documents(
                 self.acre, messages[0], tenant=self.tenant, least_chars=self.document_chars
             )
-            if documents and (rest or messages[1:]):
-                question = self._question(messages[1:], rest) if messages[1:] else rest
-                return Call(question, settings, timeout_s, self.tenant, documents)
+            if documents and messages[1:]:
+                return self._about(messages[1:], settings, timeout_s, instructions=rest, documents=documents)
+            if documents and rest:
+                return Call(rest, settings, timeout_s, self.tenant, documents)
             text = text_of(messages[0])
             if messages[1:] and len(text) >= self.document_chars:
-                carried = Carried(text, kept_for(self.acre, self.tenant, self.max_cached_documents))
-                return Call(self._question(messages[1:]), settings, timeout_s, self.tenant, carried=carried)
+                carried = Carried(self.acre, text, f"langchain-chat:{self.tenant}", self.max_cached_documents)
+                return self._about(messages[1:], settings, timeout_s, carried=carried)
         return Call(chat_prompt(messages, self.acre.decoder.tokenizer), settings, timeout_s)
 
     async def acall(self, messages: Sequence[BaseMessage], stop: list[str] | None = None, **options: Any) -> Call:
         """`call` on an event loop, which looking for documents would hold up."""
         return await run_in_executor(None, self.call, messages, stop, **options)
 
-    def _question(self, messages: Sequence[BaseMessage], instructions: str = "") -> str:
-        return question_with_history(messages, instructions=instructions, most=self.history_messages)
+    def _about(
+        self,
+        messages: Sequence[BaseMessage],
+        settings: GenerationSettings,
+        timeout_s: float | None,
+        *,
+        instructions: str = "",
+        **what: Any,
+    ) -> Call:
+        """A question about documents, after what was said before it."""
+        put = partial(question_with_history, messages, instructions=instructions, most=self.history_messages)
+        shortened = lambda fits: put(fits=fits)  # noqa: E731
+        return Call(put(), settings, timeout_s, self.tenant, shortened=shortened, **what)
 
     def _generate(
         self,

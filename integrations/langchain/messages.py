@@ -1,12 +1,12 @@
 """LangChain messages to text: a prompt in the model's chat format, or a question with its history. Knows no engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from jinja2 import TemplateError  # torch brings it
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage
 
 from acre_rag.errors import ConfigError
+from acre_rag.prompts import chat_text
 
 
 def text_of(message: BaseMessage) -> str:
@@ -32,13 +32,13 @@ def chat_prompt(messages: Sequence[BaseMessage], tokenizer: Any) -> str:
     """Messages in the chat format of a tokenizer; "role: text" lines for a model that has none.
 
     Raises:
-        ConfigError: there are no messages, or one is not text.
+        ConfigError: there are no messages, one is not text, or the chat format refuses them.
     """
     if not messages:
         raise ConfigError("There are no messages to answer.")
     turns = _turns(messages)
     if getattr(tokenizer, "chat_template", None):
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return chat_text(turns, tokenizer)
     return _lines(turns, tokenizer)
 
 
@@ -53,13 +53,20 @@ def counted_prompt(messages: Sequence[BaseMessage], tokenizer: Any) -> str:
     """
     if not messages:
         return ""
+    lines = _lines(_turns(messages), tokenizer)
     try:
         return chat_prompt(messages, tokenizer)
-    except TemplateError:
-        return _lines(_turns(messages), tokenizer)
+    except ConfigError:
+        return lines
 
 
-def question_with_history(messages: Sequence[BaseMessage], *, instructions: str = "", most: int) -> str:
+def question_with_history(
+    messages: Sequence[BaseMessage],
+    *,
+    instructions: str = "",
+    most: int,
+    fits: Callable[[str], bool] = lambda text: True,
+) -> str:
     """The last message as a question, what was said before it, and any instructions, in one text.
 
     A single message without instructions stays exactly as it is.
@@ -68,6 +75,7 @@ def question_with_history(messages: Sequence[BaseMessage], *, instructions: str 
         messages: the conversation, oldest first.
         instructions: what else the model was told.
         most: most earlier messages to keep, the latest; system messages are always kept.
+        fits: whether there is room for such a text: the oldest messages are dropped until there is, or none is left.
 
     Raises:
         ConfigError: there are no messages, or one is not text.
@@ -77,11 +85,13 @@ def question_with_history(messages: Sequence[BaseMessage], *, instructions: str 
     *earlier, last = messages
     told = [instructions, *(text_of(message) for message in earlier if isinstance(message, SystemMessage))]
     said = [message for message in earlier if not isinstance(message, SystemMessage)]
-    parts = [part for part in told if part.strip()]
     turns = [f"{role_of(message)}: {_spoken(message)}" for message in said[max(0, len(said) - most) :]]
-    question = text_of(last)
-    parts.append("\n".join([*turns, f"{role_of(last)}: {question}"]) if turns else question)
-    return "\n\n".join(parts)
+    while True:
+        question = "\n".join([*turns, f"{role_of(last)}: {text_of(last)}"]) if turns else text_of(last)
+        text = "\n\n".join([*(part for part in told if part.strip()), question])
+        if not turns or fits(text):
+            return text
+        del turns[0]
 
 
 def role_of(message: BaseMessage) -> str:

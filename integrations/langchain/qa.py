@@ -11,8 +11,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.utils import AddableDict
 from pydantic import Field
 
-from acre_rag import ACRE, Document
-from acre_rag.integrations.langchain.calls import Asked, afind_documents, find_documents
+from acre_rag import ACRE
+from acre_rag.integrations.langchain.calls import Asked, Found, afind_documents, find_documents
 from acre_rag.integrations.langchain.chat import ChatACRE
 from acre_rag.integrations.langchain.engines import engine_with
 from acre_rag.integrations.langchain.messages import text_of
@@ -66,31 +66,31 @@ class ACREDocumentQA(OverDocuments, AnsweringRunnable):
         )
 
     def _found(self, given: Given, config: RunnableConfig, **options: Any) -> dict[str, Any]:
-        documents = _held(given)
-        message = self._chat.invoke(self._messages(given, config), config, documents=documents, **options)
-        return {**self._context(message, documents), "answer": text_of(message)}
+        found = _held(given)
+        message = self._chat.invoke(self._messages(given, config), config, documents=found, **options)
+        return {**self._context(message, found), "answer": text_of(message)}
 
     async def _afound(self, given: Given, config: RunnableConfig, **options: Any) -> dict[str, Any]:
-        documents = _held(given)
-        message = await self._chat.ainvoke(await self._amessages(given, config), config, documents=documents, **options)
-        return {**self._context(message, documents), "answer": text_of(message)}
+        found = _held(given)
+        message = await self._chat.ainvoke(await self._amessages(given, config), config, documents=found, **options)
+        return {**self._context(message, found), "answer": text_of(message)}
 
     def _pieces(self, given: Given, config: RunnableConfig, **options: Any) -> Iterator[AddableDict]:
-        documents, messages = _held(given), self._messages(given, config)
-        with closing(cast(Any, self._chat.stream(messages, config, documents=documents, **options))) as chunks:
+        found, messages = _held(given), self._messages(given, config)
+        with closing(cast(Any, self._chat.stream(messages, config, documents=found, **options))) as chunks:
             for chunk in chunks:
-                yield from self._said(chunk, documents)
+                yield from self._said(chunk, found)
 
     async def _apieces(self, given: Given, config: RunnableConfig, **options: Any) -> AsyncIterator[AddableDict]:
-        documents, messages = _held(given), await self._amessages(given, config)
-        async with aclosing(cast(Any, self._chat.astream(messages, config, documents=documents, **options))) as chunks:
+        found, messages = _held(given), await self._amessages(given, config)
+        async with aclosing(cast(Any, self._chat.astream(messages, config, documents=found, **options))) as chunks:
             async for chunk in chunks:
-                for piece in self._said(chunk, documents):
+                for piece in self._said(chunk, found):
                     yield piece
 
-    def _said(self, chunk: AIMessage, documents: tuple[Document, ...]) -> Iterator[AddableDict]:
+    def _said(self, chunk: AIMessage, found: Found) -> Iterator[AddableDict]:
         """What a chunk of a chat stream says: the context, or some text."""
-        if context := self._context(chunk, documents):
+        if context := self._context(chunk, found):
             yield AddableDict(context, answer="")
         if text := text_of(chunk):
             yield AddableDict(answer=text)
@@ -121,15 +121,15 @@ class ACREDocumentQA(OverDocuments, AnsweringRunnable):
     def _asked(self, given: Given) -> Asked:
         return self.documents if given.documents is None else given.documents
 
-    def _context(self, message: AIMessage, documents: tuple[Document, ...]) -> AddableDict:
+    def _context(self, message: AIMessage, found: Found) -> AddableDict:
         """The context that a message brings; nothing where it brings none, as most chunks of a stream."""
         places = message.response_metadata.get("sources")
         if places is None:
             return AddableDict()
-        by_id = {document.id: document for document in documents}
+        by_id = {document.id: document for document in found.documents}
         return AddableDict(context=source_documents(places, by_id, self.document_metadata))
 
 
-def _held(given: Given) -> tuple[Document, ...]:
+def _held(given: Given) -> Found:
     """The documents of an input that `ACREDocumentQA` has read."""
-    return cast(tuple[Document, ...], given.documents)
+    return cast(Found, given.documents)

@@ -135,7 +135,7 @@ def _facts(answer: Answer, call: Call, model_name: str) -> dict[str, Any]:
     if not call.plain:
         facts |= {
             "scope": answer.scope,
-            "notes": list(answer.notes),
+            "notes": [*answer.notes, *call.left_out],
             "timings": asdict(answer.timings),
         }
     return facts

@@ -60,7 +60,8 @@ class ACRERetriever(OverDocuments, BaseRetriever):
         k: int | None = None,
         documents: Asked = None,
     ) -> list[LangChainDocument]:
-        asked = find_documents(self.acre, self.documents if documents is None else documents, self.tenant)
+        found = find_documents(self.acre, self.documents if documents is None else documents, self.tenant)
+        asked = found.documents
         if (most := k or self.k) is None:
             return self._refilled(self.acre.retrieve(query, asked, tenant=self.tenant), asked)
         return self._best(query, asked, most)
@@ -73,7 +74,8 @@ class ACRERetriever(OverDocuments, BaseRetriever):
         k: int | None = None,
         documents: Asked = None,
     ) -> list[LangChainDocument]:
-        asked = await afind_documents(self.acre, self.documents if documents is None else documents, self.tenant)
+        found = await afind_documents(self.acre, self.documents if documents is None else documents, self.tenant)
+        asked = found.documents
         if (most := k or self.k) is None:
             return self._refilled(await self.acre.aretrieve(query, asked, tenant=self.tenant), asked)
         return await run_in_executor(None, self._best, query, asked, most)

@@ -12,6 +12,7 @@ from acre_rag.config import ASKING_OPTIONS
 from acre_rag.errors import ConfigError
 from acre_rag.integrations.llama_index.guide import guided_by
 from acre_rag.integrations.llama_index.shelf import Held, Shelf
+from acre_rag.integrations.room import has_room
 from acre_rag.streams import TextStream
 
 
@@ -60,20 +61,10 @@ class Asking:
         return await self.acre.aretrieve(question, _names(held), tenant=self.shelf.tenant)
 
     def has_room_for(self, question: str) -> bool:
-        """Whether prompt, question and answer leave the documents' L1 entries their places, and one passage.
-
-        Of several documents the engine asks as many as fit: here the one that needs most has to fit alone.
-        """
-        config, shelf = self.acre.config, self.acre.documents_of(self.shelf.tenant)
-        needed = [
-            document.n_blocks * config.l1_context + document.n_tokens % document.interval
-            for held in self.chosen()
-            if (document := shelf.get(held.name))
-        ]
-        answer = (self.settings or GenerationSettings()).max_new_tokens
-        asked = len(self.acre.prefix_ids) + len(self.acre.question(question).ids) + answer
-        passage = min(config.passage_tokens, config.budget)
-        return asked + max(needed, default=0) + passage <= self.acre.window
+        """Whether the window has room for a question and one passage beside the documents."""
+        shelf = self.acre.documents_of(self.shelf.tenant)
+        documents = [shelf[held.name] for held in self.chosen() if held.name in shelf]
+        return has_room(self.acre, question, documents, self.settings)
 
     def _call(self) -> dict[str, Any]:
         return {"tenant": self.shelf.tenant, "settings": self.settings, "timeout_s": self.timeout_s}

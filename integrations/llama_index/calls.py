@@ -10,7 +10,7 @@ from llama_index.core.base.llms.types import CompletionResponse
 
 from acre_rag import ACRE, Answer, GenerationSettings
 from acre_rag.integrations.llama_index.usage import raw_response, token_counts
-from acre_rag.integrations.remembered import Remembered
+from acre_rag.integrations.remembered import Carried
 from acre_rag.streams import TextStream
 
 
@@ -68,8 +68,7 @@ class LongCall:
     """A question about a long text, which is read once. Reading and answering share `timeout_s`."""
 
     acre: ACRE
-    remembered: Remembered
-    document: str
+    carried: Carried
     question: str
     settings: GenerationSettings
     timeout_s: float | None
@@ -77,13 +76,13 @@ class LongCall:
     def answer(self) -> Answer:
         """The whole answer."""
         begun = monotonic()
-        with self.remembered.holding(self.acre, self.document, self.timeout_s) as document:
+        with self.carried.holding(self.timeout_s) as document:
             return self.acre.ask(self.question, document, **self._options(document.tenant, begun))
 
     async def aanswer(self) -> Answer:
         """The whole answer, on an event loop."""
         begun = monotonic()
-        async with self.remembered.aholding(self.acre, self.document, self.timeout_s) as document:
+        async with self.carried.aholding(self.timeout_s) as document:
             return await self.acre.aask(self.question, document, **self._options(document.tenant, begun))
 
     @contextmanager
@@ -91,7 +90,7 @@ class LongCall:
         """Its pieces."""
         begun = monotonic()
         with (
-            self.remembered.holding(self.acre, self.document, self.timeout_s) as document,
+            self.carried.holding(self.timeout_s) as document,
             self.acre.stream(self.question, document, **self._options(document.tenant, begun)) as stream,
         ):
             yield stream
@@ -100,7 +99,7 @@ class LongCall:
     async def astream(self) -> AsyncIterator[TextStream[Answer]]:
         """`stream` on an event loop."""
         begun = monotonic()
-        async with self.remembered.aholding(self.acre, self.document, self.timeout_s) as document:
+        async with self.carried.aholding(self.timeout_s) as document:
             stream = self.acre.stream(self.question, document, **self._options(document.tenant, begun))
             try:
                 yield stream

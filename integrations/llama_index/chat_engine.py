@@ -28,6 +28,7 @@ from llama_index_instrumentation import get_dispatcher
 
 from acre_rag.integrations.llama_index.query_engine import ACREQueryEngine
 from acre_rag.integrations.llama_index.streams import ClosingChatResponse
+from acre_rag.reading import encodable
 
 dispatcher = get_dispatcher(__name__)
 
@@ -71,7 +72,7 @@ class ACREChatEngine(BaseChatEngine):
         self._prompt = prompt or (DEFAULT_PROMPT if condense else HISTORY_PROMPT)
         self._told = f"\n\n{system_prompt}" if system_prompt else ""
         tokenizer = query_engine.asking.acre.decoder.tokenizer
-        self._tokens_of: Callable[[str], list[int]] = lambda text: list(tokenizer(text)["input_ids"])
+        self._tokens_of: Callable[[str], list[int]] = lambda text: list(tokenizer(encodable(text))["input_ids"])
         self._memory = memory or Memory.from_defaults(
             chat_history=list(chat_history or ()),
             token_limit=llm.metadata.context_window,

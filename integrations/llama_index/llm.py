@@ -25,7 +25,6 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.bridge.pydantic import (
     Field,
-    PrivateAttr,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
@@ -39,7 +38,7 @@ from acre_rag.fingerprint import fingerprint_digest
 from acre_rag.integrations.llama_index.calls import Call, LongCall, PlainCall, apieces, completion, pieces
 from acre_rag.integrations.llama_index.messages import completion_writer, long_chat, prompt_writer
 from acre_rag.integrations.llama_index.options import CALL_OPTIONS, settings_of
-from acre_rag.integrations.remembered import Remembered
+from acre_rag.integrations.remembered import Carried
 
 _OF_THE_ENGINE = ("model", "fingerprint", "config", "template")
 """What the serialised form says beside the fields."""
@@ -54,7 +53,7 @@ class ACRELLM(LLM):
     With `cache_documents` a chat whose first message carries a text of `min_document_chars` or more (the whole message,
     or one of its text blocks) is answered from that text's cache: the text is read once, in the engine's own template,
     and the other messages are the question. So it needs no room in the model's window; but the model sees the passages
-    that the question chose, not every word. Two such models on one engine want a `document_tenant` each.
+    that the question chose, not every word.
 
     Args:
         acre: the engine.
@@ -89,8 +88,6 @@ class ACRELLM(LLM):
     max_cached_documents: int = Field(default=8, ge=0)
     document_tenant: str = "llama-index-chat"
 
-    _remembered: Remembered = PrivateAttr()
-
     def __init__(self, acre: ACRE, **options: Any) -> None:
         if unknown := sorted(options.keys() - type(self).model_fields.keys()):
             there_are = ", ".join(type(self).model_fields)
@@ -99,7 +96,6 @@ class ACRELLM(LLM):
         own = {"messages_to_prompt": prompt_writer(tokenizer), "completion_to_prompt": completion_writer(tokenizer)}
         given = {name: value for name, value in options.items() if value is not None}
         super().__init__(**(own | given | {"acre": acre}))
-        self._remembered = Remembered(acre, tenant=self.document_tenant, most=self.max_cached_documents)
 
     @classmethod
     def class_name(cls) -> str:
@@ -201,7 +197,8 @@ class ACRELLM(LLM):
         if long is None:
             assert self.messages_to_prompt is not None
             return PlainCall(self.acre, self.messages_to_prompt(messages), settings, timeout_s)
-        return LongCall(self.acre, self._remembered, long.document, long.question, settings, timeout_s)
+        carried = Carried(self.acre, long.document, self.document_tenant, self.max_cached_documents)
+        return LongCall(self.acre, carried, long.question, settings, timeout_s)
 
     def _settings(self, options: dict[str, Any]) -> tuple[GenerationSettings, float | None]:
         return settings_of({name: getattr(self, name) for name in CALL_OPTIONS}, options)

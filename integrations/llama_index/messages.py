@@ -8,6 +8,7 @@ from llama_index.core.base.llms.generic_utils import messages_to_prompt
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 
 from acre_rag.errors import ConfigError
+from acre_rag.prompts import chat_text
 
 _ROLES = {MessageRole.SYSTEM: "system", MessageRole.DEVELOPER: "system", MessageRole.ASSISTANT: "assistant"}
 _ROLES |= {MessageRole.MODEL: "assistant", MessageRole.CHATBOT: "assistant"}
@@ -33,7 +34,7 @@ def prompt_writer(tokenizer: Any) -> Callable[[Sequence[ChatMessage]], str]:
         if not getattr(tokenizer, "chat_template", None):
             return f"{tokenizer.bos_token or ''}{messages_to_prompt(messages)}"
         told = [{"role": _ROLES.get(each.role, "user"), "content": content_of(each)} for each in messages]
-        return str(tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True))
+        return chat_text(told, tokenizer)
 
     return write
 
