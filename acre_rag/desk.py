@@ -124,7 +124,7 @@ class Desk:
         notes: tuple[str, ...] = ()
         while True:
             try:
-                done = work(documents)
+                done: Told = work(documents)
                 return replace(done, notes=(*done.notes, *notes))
             except (StoreError, DocumentError) as error:
                 rest = self.library.unharmed(documents, asked.tenant, error)
