@@ -187,9 +187,8 @@ class Worker:
         """Put tickets in line, together: those of one group are run as one batch.
 
         Called on the worker's own thread (a retriever that asks the engine), it runs them at once: waiting would be
-        waiting for itself. From another thread that such a retriever started and waits for (see `calling`), it cannot:
-        a thread that took over the context of its maker is refused; a plain thread pool's threads do not, and would
-        wait for ever.
+        waiting for itself. From another thread that it started inside `calling` and waits for, it cannot: a thread that
+        took over the context of its maker is refused; a plain thread pool's threads do not, and would wait for ever.
 
         Args:
             tickets: at most `max_waiting`.
