@@ -26,6 +26,7 @@ from acre_rag.retrieve import Retriever, Span
 from acre_rag.select import Selector
 from acre_rag.sources import sources_of
 from acre_rag.transfer import settle
+from acre_rag.worker import Worker
 
 NOTHING = Selection((), (), "none", ())
 """The selection of a prompt without documents."""
@@ -113,7 +114,8 @@ class Asker:
         question = self.question(text)
         reserved = len(question.ids) + settings.max_new_tokens
         asked = documents
-        documents, notes = self._fitting(question, asked, reserved)
+        retriever = _asked_once(self.retriever, self.decoder.worker)
+        documents, notes = self._fitting(question, asked, reserved, retriever)
         budget = refill_budget(documents, window=self.window, reserved_tokens=reserved, config=self.config)
         notes = (*notes, *no_room(documents, budget_tokens=budget, config=self.config))
         if most_tokens is not None and most_tokens < budget:
@@ -123,7 +125,7 @@ class Asker:
             documents,
             config=self.config,
             budget_tokens=budget,
-            retriever=_leaving_out({each.id for each in asked if each not in documents}, self.retriever),
+            retriever=_leaving_out({each.id for each in asked if each not in documents}, retriever),
         )
         selected = perf_counter()
         slots = refill(
@@ -184,7 +186,7 @@ class Asker:
         return [each.answer(result) for each, result in zip(prepared, generated, strict=True)]
 
     def _fitting(
-        self, question: Question, documents: Sequence[Document], reserved: int
+        self, question: Question, documents: Sequence[Document], reserved: int, retriever: Retriever
     ) -> tuple[Sequence[Document], tuple[str, ...]]:
         """The documents, or the most promising of them when what stands of each does not all fit half of the window.
 
@@ -196,7 +198,7 @@ class Asker:
         if len(documents) == 1 or sum(needed) <= room:
             return documents, ()
         chosen: list[int] = []
-        order = self.selector.by_promise(question, documents, select=self.config.select, retriever=self.retriever)
+        order = self.selector.by_promise(question, documents, select=self.config.select, retriever=retriever)
         for i in order:
             if sum(needed[j] for j in [*chosen, i]) <= room or not chosen:
                 chosen.append(i)
@@ -206,6 +208,19 @@ class Asker:
             f"{len(documents)} documents need {sum(needed):,} places, more than half of window={self.window:,}: "
             f"a first pass chose {len(kept)} ({names})",
         )
+
+
+def _asked_once(retriever: Retriever, worker: Worker) -> Retriever:
+    """A retriever for one question: what it found for the first pass serves the choice, for asking may be dear."""
+    found: list[Sequence[Span]] = []
+
+    def retrieve(question: str, documents: Sequence[Document]) -> Sequence[Span]:
+        if not found:
+            with worker.calling():
+                found.append(retriever(question, documents))
+        return found[0]
+
+    return retrieve
 
 
 def _leaving_out(dropped: Collection[str], retriever: Retriever) -> Retriever:

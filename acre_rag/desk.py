@@ -6,11 +6,12 @@ Runs on the worker's thread; knows who waits, but no tensors.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from acre_rag.answer import Answer
 from acre_rag.asking import Asker, Prepared
 from acre_rag.document import Document
-from acre_rag.errors import AcreError, CapacityError
+from acre_rag.errors import AcreError, CapacityError, CorruptCacheError, DocumentError, StoreError
 from acre_rag.generate import GenerationSettings
 from acre_rag.library import Library
 from acre_rag.pressure import descend, halvings, out_of_memory
@@ -21,6 +22,7 @@ Documents = Sequence[Document | str] | Document | str | None
 """Documents or their ids; `None` for all of the tenant's."""
 
 Outcome = Answer | BaseException
+Told = TypeVar("Told", Answer, Prepared)
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,16 @@ class Desk:
 
     def stream(self, ticket: Ticket, settings: GenerationSettings, pieces: Pieces) -> Answer:
         """Answer one question, handing on its sources and its text as they come."""
-        return self._with_less_and_less({ticket: self._documents(ticket)}, settings, pieces)[0]
+        return self._one(ticket, self._documents(ticket), settings, pieces)
 
     def select(self, asked: Asked, settings: GenerationSettings) -> Prepared:
         """Select and refill without decoding."""
-        documents = self.library.find(asked.documents, asked.tenant)
-        with self.library.residency.holding(documents):
-            return self._prepared(asked, documents, settings, None)
+
+        def prepare(documents: list[Document]) -> Prepared:
+            with self.library.residency.holding(documents):
+                return self._prepared(asked, documents, settings, None)
+
+        return self._from_the_rest(asked, self.library.find(asked.documents, asked.tenant), prepare)
 
     def _documents(self, ticket: Ticket) -> list[Document]:
         asked: Asked = ticket.payload
@@ -95,22 +100,44 @@ class Desk:
                 try:
                     prepared[ticket] = self._prepare(ticket, each, settings, None)
                 except Exception as error:  # a caller's own retriever may raise anything
-                    if out_of_memory(error):
+                    if out_of_memory(error) or (isinstance(error, StoreError) and ticket.payload.documents is None):
                         raise
                     outcomes[ticket] = error
             return outcomes | self._decode(prepared, settings)
 
     def _alone(self, ticket: Ticket, documents: list[Document], settings: GenerationSettings) -> Outcome:
         try:
-            return self._with_less_and_less({ticket: documents}, settings, None)[0]
+            return self._one(ticket, documents, settings, None)
         except (Exception, CancelledError) as error:
             return error
 
+    def _one(
+        self, ticket: Ticket, documents: list[Document], settings: GenerationSettings, pieces: Pieces | None
+    ) -> Answer:
+        def answer(rest: list[Document]) -> Answer:
+            return self._with_less_and_less(ticket, rest, settings, pieces)
+
+        return self._from_the_rest(ticket.payload, documents, answer)
+
+    def _from_the_rest(self, asked: Asked, documents: list[Document], work: Callable[[list[Document]], Told]) -> Told:
+        """Who asks all documents is served from those that can be read, and told of those that are damaged."""
+        notes: tuple[str, ...] = ()
+        while True:
+            try:
+                done: Told = work(documents)
+                return replace(done, notes=(*done.notes, *notes))
+            except (StoreError, DocumentError) as error:
+                rest = self.library.unharmed(documents, asked.tenant, error)
+                if asked.documents is not None or not rest or len(rest) == len(documents):
+                    raise
+                documents = rest
+                if isinstance(error, CorruptCacheError):  # what another process removed is simply not there
+                    notes = (*notes, f"left out: {error}")
+
     def _with_less_and_less(
-        self, one: dict[Ticket, list[Document]], settings: GenerationSettings, pieces: Pieces | None
-    ) -> list[Answer]:
+        self, ticket: Ticket, documents: list[Document], settings: GenerationSettings, pieces: Pieces | None
+    ) -> Answer:
         """One question: with everything, with idle documents freed, then with smaller and smaller refills."""
-        [(ticket, documents)] = one.items()
         begun: list[str] = []
 
         def pass_on(piece: str) -> None:
@@ -118,7 +145,7 @@ class Desk:
             if pieces:
                 pieces.push(piece)
 
-        def attempt(most_tokens: int | None) -> list[Answer]:
+        def attempt(most_tokens: int | None) -> Answer:
             with self.library.residency.holding(documents):
                 prepared = self._prepare(ticket, documents, settings, most_tokens)
                 if pieces:
@@ -133,9 +160,9 @@ class Desk:
                     raise
             if isinstance(outcome, BaseException):
                 raise outcome
-            return [outcome]
+            return outcome
 
-        def rungs() -> Iterator[Callable[[], list[Answer]]]:
+        def rungs() -> Iterator[Callable[[], Answer]]:
             yield lambda: attempt(None)
             yield lambda: attempt(None)
             largest = min(self.asker.config.budget, sum(each.n_blocks * each.interval for each in documents))

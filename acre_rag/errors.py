@@ -1,5 +1,7 @@
 """Every error a user can meet. Each message names the cause and the remedy; this file knows nothing else."""
 
+from pathlib import Path
+
 
 class AcreError(ValueError):
     """Base of all errors that a user can cause and mend."""
@@ -50,7 +52,16 @@ class StoreError(AcreError):
 
 
 class CorruptCacheError(StoreError):
-    """A stored cache is damaged; the message names the file and how to build it anew."""
+    """A stored cache is damaged; the message names the file and how to build it anew.
+
+    Args:
+        message: what the user reads.
+        folder: of the damaged document; `None` where the message names several.
+    """
+
+    def __init__(self, message: str, folder: Path | None = None) -> None:
+        super().__init__(message)
+        self.folder = folder
 
 
 class StoreFormatError(StoreError):
@@ -71,10 +82,6 @@ class UnsupportedFeatureError(AcreError, NotImplementedError):
 
 class EvaluationError(AcreError):
     """A data set, a run file or a report cannot be read or written; the message names file and line."""
-
-
-class TrainingError(AcreError):
-    """Training cannot begin or go on: data, options or a checkpoint do not fit."""
 
 
 class MissingExtraError(AcreError):

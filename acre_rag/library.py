@@ -12,7 +12,7 @@ from types import MappingProxyType
 from acre_rag.cache import BiLayerCache
 from acre_rag.construct import ProgressCallback
 from acre_rag.document import Document, text_digest
-from acre_rag.errors import CapacityError, CorruptCacheError, DocumentError, FingerprintError, StoreError
+from acre_rag.errors import AcreError, CapacityError, CorruptCacheError, DocumentError, FingerprintError, StoreError
 from acre_rag.fingerprint import Fingerprint, differences, document_fingerprint
 from acre_rag.reading import Reader, Tokens
 from acre_rag.residency import Residency
@@ -69,8 +69,9 @@ class Library:
         fingerprint = document_fingerprint(self._fingerprint, self._reader.plan(len(tokens.ids)))
         if self.store and not rebuild:
             place = self.store.folder(tenant, name, fingerprint, tokens.ids)
-            if entry := self.store.entry_at(place):
-                return self._taken_up(entry, tenant)  # another process stored it meanwhile, or it is damaged
+            if entry := self.store.entry_at(place):  # another process stored it meanwhile, or it is damaged
+                _check_same(entry, text)  # lone surrogates have the tokens of the character U+FFFD
+                return self._taken_up(entry, tenant)
         stale = self._stale(text, name, tenant, rebuild=rebuild)
         document = self._reader.read(
             text, tokens, name, tenant=tenant, progress=progress, free_memory=self.residency.free_idle
@@ -78,7 +79,7 @@ class Library:
         return self._shelve(document, fingerprint, tokens, stale, known, rebuild=rebuild)
 
     def find(self, documents: Sequence[Document | str] | Document | str | None, tenant: str) -> list[Document]:
-        """The documents asked: objects or ids; all of the tenant's by default.
+        """The documents asked, each once: objects or ids; all of the tenant's by default.
 
         Raises:
             DocumentError: unknown, another tenant's, or none at all.
@@ -89,7 +90,7 @@ class Library:
             chosen = list(self.shelf(tenant).values())
         else:
             several = [documents] if isinstance(documents, Document | str) else documents
-            chosen = [self.get(each, tenant) for each in several]
+            chosen = list(dict.fromkeys(self.get(each, tenant) for each in several))
         if not chosen:
             damaged = " ".join(self._damaged.get(tenant, {}).values())
             raise DocumentError(damaged or "There is no document to ask: add one first with ACRE.add(text).")
@@ -98,6 +99,13 @@ class Library:
     def left_out(self, tenant: str) -> tuple[str, ...]:
         """What the user should know of stored documents that are not among "all documents" because of damage."""
         return tuple(f"left out: {reason}" for reason in self._damaged.get(tenant, {}).values())
+
+    def unharmed(self, documents: Sequence[Document], tenant: str, error: AcreError) -> list[Document]:
+        """Those of some documents that are still there and are not the one that an error calls damaged."""
+        shelf = self.shelf(tenant)
+        damaged = error.folder if isinstance(error, CorruptCacheError) else None
+        there = [document for document in documents if shelf.get(document.id) is document]
+        return [document for document in there if damaged is None or self._places.get(document) != damaged]
 
     def get(self, document: Document | str, tenant: str) -> Document:
         """One document of a tenant; the store is looked through again for a name that is not known yet.
@@ -215,8 +223,7 @@ class Library:
         """Folders that the new document will replace; without `rebuild`, they are refused."""
         entries = self.store.find(name, tenant) if self.store else []
         for entry in entries:
-            if entry.manifest.text_sha256 != text_digest(text):
-                raise DocumentError(f"A document named {name!r} with another text is stored; remove it first.")
+            _check_same(entry, text)
             if not rebuild:
                 raise self._other_fingerprint(entry)
         return [entry.folder for entry in entries]
@@ -249,6 +256,11 @@ class Library:
             self._places.pop(document, None)
             self._shelves[document.tenant].pop(document.id, None)
         self.residency.forget(document)
+
+
+def _check_same(entry: Entry, text: str) -> None:
+    if entry.manifest.text_sha256 != text_digest(text):
+        raise DocumentError(f"A document named {entry.id!r} with another text is stored; remove it first.")
 
 
 def _unknown(name: str, shelf: Mapping[str, Document]) -> DocumentError:

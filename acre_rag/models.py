@@ -53,10 +53,6 @@ def load_decoder(
     return Decoder(model=model, tokenizer=tokenizer, name=str(name))
 
 
-class _DamagedWeightsError(ModelError):
-    """A checkpoint's files do not hold the model's weights."""
-
-
 def _load(location: str | Path, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, Any]:
     from transformers import AutoTokenizer
 
@@ -67,13 +63,13 @@ def _load(location: str | Path, dtype: torch.dtype, options: dict[str, Any]) -> 
     if folder.is_dir():
         try:
             return _load(folder, dtype, options)
-        except (_DamagedWeightsError, OSError) as error:  # our own copy: the GGUF file still has everything
+        except (OSError, ValueError, KeyError) as error:  # our own copy is damaged: the GGUF file still has everything
             logger.info("%s is converted again: %s", location.name, error)
-            shutil.rmtree(folder, ignore_errors=True)
     gguf = {"gguf_file": location.name}
     tokenizer = AutoTokenizer.from_pretrained(location.parent, **gguf)
     model = _whole_model(location, location.parent, dtype, {**gguf, **options})
     _forget_quantisation(model)
+    shutil.rmtree(folder, ignore_errors=True)  # only now: an option may have been at fault, and not the copy
     keep_converted(model, tokenizer, folder)
     return tokenizer, model
 
@@ -88,7 +84,7 @@ def _whole_model(name: str | Path, source: str | Path, dtype: torch.dtype, optio
         options: for transformers.
 
     Raises:
-        _DamagedWeightsError: a file is cut short, or lacks weights (tied ones are there), or has them in other shapes.
+        ModelError: a file is cut short, or lacks weights (tied ones are there), or has them in other shapes.
     """
     from transformers import AutoModelForCausalLM
 
@@ -99,7 +95,7 @@ def _whole_model(name: str | Path, source: str | Path, dtype: torch.dtype, optio
             source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except SafetensorError as error:
-        raise _DamagedWeightsError(f"A weight file of {name} is damaged or cut short ({error}). {again}") from error
+        raise ModelError(f"A weight file of {name} is damaged or cut short ({error}). {again}") from error
     missing = sorted(found["missing_keys"])
     other_shape = sorted(key for key, *_ in found["mismatched_keys"])
     problems = [
@@ -108,7 +104,7 @@ def _whole_model(name: str | Path, source: str | Path, dtype: torch.dtype, optio
         if keys
     ]
     if problems:
-        raise _DamagedWeightsError(f"The files of {name} {' and '.join(problems)}, which would be random. {again}")
+        raise ModelError(f"The files of {name} {' and '.join(problems)}, which would be random. {again}")
     return model
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acre_rag.blocks import Run
 from acre_rag.cache import Prior
 from acre_rag.choose import Selection, best_units, spread_units, within_budget
 from acre_rag.config import ACREConfig
@@ -112,7 +113,7 @@ class Selector:
         Raises:
             ConfigError: the retriever returned a span of another document.
         """
-        units = split_units(documents, "passages")
+        units = [*split_units(documents, "passages"), *_without_blocks(documents)]
         by_text = by_heads = np.zeros(len(units))
         if select in ("retriever", "hybrid"):
             by_text = span_scores(retriever(question.text, documents), units, documents)
@@ -188,6 +189,12 @@ class Selector:
         return Selection(
             (blocks,), tuple(shown) if n_refill else (), "passages", tuple(zip(units, shared, strict=True))
         )
+
+
+def _without_blocks(documents: Sequence[Document]) -> list[Unit]:
+    """Documents shorter than one block, as a whole: no head scores them, but a retriever may find them."""
+    nothing = Run(0, 0)
+    return [Unit(i, nothing, nothing, 0, len(d.text)) for i, d in enumerate(documents) if not d.n_blocks]
 
 
 def _both(by_heads: Scores, by_text: Scores) -> Scores:

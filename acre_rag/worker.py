@@ -7,9 +7,10 @@ group that wait at the same time are run together, as a batch.
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any
@@ -21,8 +22,8 @@ Run = Callable[[Sequence["Ticket"]], Sequence[Any]]
 
 _IDLE_S = 5.0
 
-_INSIDE: ContextVar["_Work | None"] = ContextVar("acre_work", default=None)
-"""The work from which this code was called, also on other threads: LangChain's pools and event loops copy contexts."""
+_INSIDE: ContextVar["_Call | None"] = ContextVar("acre_call", default=None)
+"""The work's call that runs this code, also on other threads: LangChain's pools and event loops copy contexts."""
 
 
 class Ticket:
@@ -131,8 +132,8 @@ class Ticket:
         )
 
 
-class _Work:
-    """What a worker does at the moment; ended, it holds up nobody whose context still names it."""
+class _Call:
+    """Code of others that a worker waits for; ended, it holds up nobody whose context still names it."""
 
     def __init__(self, worker: "Worker") -> None:
         self.worker, self.ended = worker, False
@@ -186,7 +187,7 @@ class Worker:
         """Put tickets in line, together: those of one group are run as one batch.
 
         Called on the worker's own thread (a retriever that asks the engine), it runs them at once: waiting would be
-        waiting for itself. From another thread that such a retriever started and waits for, it cannot: a thread that
+        waiting for itself. From another thread that it started inside `calling` and waits for, it cannot: a thread that
         took over the context of its maker is refused; a plain thread pool's threads do not, and would wait for ever.
 
         Args:
@@ -201,7 +202,7 @@ class Worker:
         if threading.current_thread() is self._thread:
             _run(tickets)
             return
-        if (work := _INSIDE.get()) is not None and work.worker is self and not work.ended:
+        if (call := _INSIDE.get()) is not None and call.worker is self and not call.ended:
             raise ConfigError(
                 "A retriever that guides this engine asked it from another thread (a batch, a thread pool): the "
                 "model's thread waits for the retriever and would never come to answer. Ask one question after another "
@@ -222,6 +223,21 @@ class Worker:
                 self._thread = threading.Thread(target=self._work, name="acre-model", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Around a call of others' code that the work waits for: inside, no other thread may wait for this worker.
+
+        Only there: what merely happens while the work runs, such as a progress callback that schedules a task on an
+        event loop, may stand in line.
+        """
+        call = _Call(self)
+        before = _INSIDE.set(call)
+        try:
+            yield
+        finally:
+            _INSIDE.reset(before)
+            call.ended = True
 
     def stop_when_idle(self) -> None:
         """Wait until the line is empty and the thread has ended (before a fork); the next call starts a new one."""
@@ -245,10 +261,7 @@ class Worker:
 
     def _work(self) -> None:
         while batch := self._next():
-            work = _Work(self)
-            _INSIDE.set(work)
             _run(batch)
-            work.ended = True
             del batch  # or the last results would live until the next question
 
     def _next(self) -> list[Ticket]:

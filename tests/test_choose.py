@@ -61,7 +61,20 @@ def test_a_document_of_one_passage_does_not_decide_for_a_long_one() -> None:
     somewhere[:, -40:] = 1
     for scores, whole in ((everywhere, True), (somewhere, False)):
         assert about_the_whole([scores], [long], peak=0.0) is whole
-        assert about_the_whole([short.cache.prior.scores, scores], [short, long], peak=0.0) is whole
+        for share in (0.0, 0.02, 0.05):  # of the one softmax; the long document has a dozen passages
+            both = [share * short.cache.prior.scores, (1 - share) * scores]
+            assert about_the_whole(both, [short, long], peak=0.0) is whole
+
+
+def test_a_question_that_points_to_a_document_of_one_passage_is_not_about_the_whole() -> None:
+    """What little it spreads over the long one looks like a content-free question's."""
+    acre = ACRE(tiny_decoder(), config=ACREConfig(window=1024, interval=8, passage_tokens=48))
+    short, long = acre.add("The boat is blue.", id="short"), acre.add(documents()[0].text, id="long")
+    assert short.cache.prior and long.cache.prior
+    for share in (0.5, 0.9):
+        raw = [share * short.cache.prior.scores, (1 - share) * long.cache.prior.scores]
+        assert not about_the_whole(raw, [short, long], peak=0.0)
+        assert not about_the_whole(raw[::-1], [long, short], peak=0.0)
 
 
 @pytest.mark.parametrize("select", ["consensus", "hybrid", "retriever", "paper"])

@@ -1,6 +1,8 @@
 """Loading: four ways in, and a clear refusal for everything else."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     BertConfig,
     FalconConfig,
     Gemma2Config,
@@ -85,24 +88,60 @@ def test_a_weight_file_that_is_cut_short_is_told(n_bytes: int, tmp_path: Path) -
         load_decoder(tmp_path)
 
 
-def test_a_damaged_conversion_of_a_gguf_file_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parser of GGUF files is replaced: what it gives is in `whole`."""
+@pytest.fixture
+def parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """`tiny.gguf`, converted once to `converted`; the parser of GGUF files is replaced and notes what it is given."""
     whole, folder = tmp_path / "whole", tmp_path / "converted"
-    saved(whole)
-    saved(folder).write_bytes(b"cut")
+    seen: list[str] = []
+
+    def parsing(original: Callable[..., Any]) -> Callable[..., Any]:
+        def parse(source: Path, gguf_file: str | None = None, **options: Any) -> Any:
+            seen.extend([gguf_file] if gguf_file else [])
+            return original(whole if gguf_file else source, **options)
+
+        return parse
+
+    for folder_of_weights in (whole, folder):
+        saved(folder_of_weights)
     monkeypatch.setattr("acre_rag.models.converted_folder", lambda *_: folder)
-    original, parsed = AutoModelForCausalLM.from_pretrained, []
-
-    def parse(source: Path, gguf_file: str | None = None, **options: object) -> object:
-        parsed.append(gguf_file)
-        return original(whole if gguf_file else source, **options)
-
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", parse)
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: byte_tokenizer())
+    for automatic in (AutoModelForCausalLM, AutoTokenizer):
+        monkeypatch.setattr(automatic, "from_pretrained", parsing(automatic.from_pretrained))
     (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("model.safetensors", b"cut"),
+        ("config.json", None),
+        ("config.json", b"{}"),
+        ("tokenizer.json", None),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b'{"version": "1.'),
+        ("tokenizer_config.json", b""),
+    ],
+)
+def test_a_damaged_conversion_of_a_gguf_file_is_made_again(
+    name: str, left: bytes | None, parsed: list[str], tmp_path: Path
+) -> None:
+    whole = load_decoder(tmp_path / "tiny.gguf", dtype="float32").digest
+    assert parsed == []
+    damaged = tmp_path / "converted" / name
+    damaged.unlink()
+    if left is not None:
+        damaged.write_bytes(left)
     digests = [load_decoder(tmp_path / "tiny.gguf", dtype="float32").digest for _ in range(2)]
-    assert digests[0] == digests[1]
-    assert parsed == [None, "tiny.gguf", None], "cut, converted again, found whole"
+    assert digests == [whole, whole]
+    assert parsed == ["tiny.gguf", "tiny.gguf"], "tokenizer and weights are parsed once, and found whole after that"
+
+
+def test_a_wrong_option_does_not_cost_the_conversion_of_a_gguf_file(parsed: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="magic"):
+        load_decoder(tmp_path / "tiny.gguf", dtype="float32", attn_implementation="magic")
+    parsed.clear()
+    load_decoder(tmp_path / "tiny.gguf", dtype="float32")
+    assert parsed == []
 
 
 @pytest.mark.model

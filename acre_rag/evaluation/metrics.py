@@ -15,6 +15,7 @@ from typing import Any
 
 from acre_rag.errors import MissingExtraError
 from acre_rag.evaluation.item import EvalItem
+from acre_rag.retrieve import UNSPACED
 
 LETTERS = string.ascii_uppercase
 """Labels of options, in order."""
@@ -64,12 +65,8 @@ def unicode_words(text: str) -> list[str]:
     `rouge-score` itself knows the ASCII letters and digits alone, and finds nothing in Chinese, Greek or Hindi.
     """
     plain = unicodedata.normalize("NFKC", text).lower()
-    spaced = re.sub(rf"([{_UNSPACED}])", r" \1 ", plain)
+    spaced = UNSPACED.sub(r" \g<0> ", plain)
     return "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in spaced).split()
-
-
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
-"""Thai, Lao, Burmese, Khmer, Japanese kana, Chinese characters."""
 
 
 def ruler_all(answer: str, references: Sequence[str]) -> float:

@@ -139,7 +139,8 @@ class Entry:
     def _damaged(self, reason: str) -> NoReturn:
         raise CorruptCacheError(
             f"The stored cache of {self.id!r} is damaged: {reason} (in {self.folder}). Build it again: "
-            "acre build FILE --rebuild, or ACRE.add(text, id, rebuild=True)."
+            "acre build FILE --rebuild, or ACRE.add(text, id, rebuild=True).",
+            self.folder,
         )
 
 
@@ -153,17 +154,17 @@ def entry_in(folder: Path) -> Entry:
     """
     path = folder / manifests.NAME
     if folder.is_symlink() or path.is_symlink():
-        raise CorruptCacheError(f"{folder} is a link, which no store makes. Remove it: acre gc.")
+        raise CorruptCacheError(f"{folder} is a link, which no store makes. Remove it: acre gc.", folder)
     try:
         return Entry(folder, manifests.parse(path.read_bytes(), folder))
     except FileNotFoundError as error:
         if not folder.exists():
             raise StoreError(f"The document in {folder.name[:12]}… was removed by another process.") from error
-        raise CorruptCacheError(_no_manifest(folder, "it is missing")) from error
+        raise CorruptCacheError(_no_manifest(folder, "it is missing"), folder) from error
     except StoreFormatError:
         raise
     except (OSError, ValueError) as error:
-        raise CorruptCacheError(_no_manifest(folder, str(error))) from error
+        raise CorruptCacheError(_no_manifest(folder, str(error)), folder) from error
 
 
 def _no_manifest(folder: Path, reason: str) -> str:
