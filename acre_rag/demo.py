@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from time import perf_counter
 
 import torch
 import typer
@@ -20,6 +19,7 @@ from acre_rag.models import BUILTIN
 from acre_rag.plot import plot_selection
 from acre_rag.progress import reading_progress, waiting
 from acre_rag.show import human_bytes, show_cost, show_sources
+from acre_rag.transfer import clock
 
 TITLE = "Alice's Adventures in Wonderland"
 CONFIG = ACREConfig(window=1536, stride=512, passage_tokens=300, max_passages=2)
@@ -104,10 +104,10 @@ def stock_first_token(decoder: Decoder, text: str, question: str) -> tuple[int, 
     asked = torch.tensor(decoder.tokenizer(question)["input_ids"], device=decoder.device)
     room = min(decoder.model_window - len(asked) - 1, len(ids))
     kept = torch.cat([ids[: room - room // 2], ids[len(ids) - room // 2 :]]) if room < len(ids) else ids
-    start = perf_counter()
+    start = clock(decoder.device)
     with torch.inference_mode():
         decoder.model(input_ids=torch.cat([kept, asked])[None], logits_to_keep=1)
-    return len(kept), perf_counter() - start
+    return len(kept), clock(decoder.device) - start
 
 
 def _show(console: Console, item: DemoQuestion, answer: Answer) -> None:

@@ -120,7 +120,8 @@ def decode_on(
     """
     clock = _Clock(stopped)
     stops = [Stops(decoder, input_ids.shape[1], settings.stop)] if settings.stop else []
-    with torch.random.fork_rng(enabled=settings.seed is not None), torch.inference_mode():
+    seeded = settings.seed is not None
+    with torch.random.fork_rng(_own_generators(decoder.device), enabled=seeded), torch.inference_mode():
         if settings.seed is not None:
             torch.manual_seed(settings.seed)
         output = decoder.model.generate(
@@ -135,6 +136,11 @@ def decode_on(
     new = output[:, input_ids.shape[1] :]
     results = [clock.result(*answer_text(decoder, row, settings.stop)) for row in new]
     return [replace(each, ids=tuple(row[: each.n_tokens].tolist())) for each, row in zip(results, new, strict=True)]
+
+
+def _own_generators(device: torch.device) -> list[torch.device]:
+    """Devices whose random numbers a model draws, beside the CPU; torch would wake every GPU of the machine."""
+    return [device] if device.type == "cuda" else []
 
 
 class _Clock(StoppingCriteria):

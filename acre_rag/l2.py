@@ -3,19 +3,33 @@
 Rows are any of: a tensor in host memory, shards mapped from a store (store/). A codec says how they are written down.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+NewTensor = Callable[[tuple[int, ...], torch.dtype], Tensor]
+"""Makes an empty tensor of a shape and a type in host memory."""
+
+
+def pageable(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An empty tensor in ordinary memory."""
+    return torch.empty(shape, dtype=dtype)
+
 
 class Rows(Protocol):
-    """Host rows `[M, ...]`, one per block."""
+    """Host rows `[M, L, ...]`, one per block."""
 
-    def take(self, blocks: Tensor) -> Tensor:
-        """`[k]` block numbers to `[k, ...]`, in host memory."""
+    def take(self, blocks: Tensor, layers: Tensor | None = None, *, new: NewTensor = pageable) -> Tensor:
+        """`[k]` block numbers to `[k, L, ...]`, in host memory.
+
+        Args:
+            blocks: block numbers.
+            layers: `[k]`, the one layer wanted of each: the result is `[k, 1, ...]`; `None` for all layers.
+            new: makes the tensor that takes them.
+        """
         ...
 
     @property
@@ -35,9 +49,12 @@ class HostRows:
 
     tensor: Tensor
 
-    def take(self, blocks: Tensor) -> Tensor:
-        """Copies of some rows."""
-        return self.tensor.index_select(0, blocks)
+    def take(self, blocks: Tensor, layers: Tensor | None = None, *, new: NewTensor = pageable) -> Tensor:
+        """Copies of some rows, or of one layer of each."""
+        rows = self.tensor
+        if layers is not None:
+            blocks, rows = blocks * rows.shape[1] + layers, rows.flatten(0, 1)[:, None]
+        return torch.index_select(rows, 0, blocks, out=new((len(blocks), *rows.shape[1:]), rows.dtype))
 
     @property
     def host_bytes(self) -> int:
@@ -97,9 +114,10 @@ class L2:
         """Exact blocks `[M, L, 2, Hkv, l, D]` in host memory."""
         return cls({"blocks": HostRows(blocks)}, PlainCodec(), blocks.dtype)
 
-    def take(self, blocks: Tensor) -> Tensor:
-        """`[k]` block numbers to `[k, L, 2, Hkv, l, D]` in host memory."""
-        return self.codec.decode({name: rows.take(blocks) for name, rows in self.parts.items()}, self.dtype)
+    def take(self, blocks: Tensor, layers: Tensor | None = None, *, new: NewTensor = pageable) -> Tensor:
+        """`[k]` block numbers to `[k, L, 2, Hkv, l, D]`, or `[k, 1, 2, Hkv, l, D]`, in host memory. As `Rows.take`."""
+        parts = {name: rows.take(blocks, layers, new=new) for name, rows in self.parts.items()}
+        return self.codec.decode(parts, self.dtype)
 
     @property
     def host_bytes(self) -> int:

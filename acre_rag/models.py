@@ -123,11 +123,17 @@ def _device(device: str) -> torch.device:
 
 def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" or _cpu_computes_bfloat16() else torch.float32
+        computes = _cuda_computes_bfloat16 if device.type == "cuda" else _cpu_computes_bfloat16
+        return torch.bfloat16 if computes() else torch.float32
     choices = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in choices:
         raise ModelError(f"dtype={dtype!r} is unknown: choose auto, {', '.join(choices)}.")
     return choices[dtype]
+
+
+def _cuda_computes_bfloat16() -> bool:
+    """Whether the GPU does; one older than Ampere emulates it."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _cpu_computes_bfloat16() -> bool:

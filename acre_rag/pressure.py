@@ -49,7 +49,7 @@ def descend(rungs: Iterable[Callable[[], T]], *, purpose: str, before: Callable[
             last = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise CapacityError(
         f"Out of memory while {purpose}, also with everything else freed and the smallest settings ({last}). Use a "
-        "smaller window, a larger interval, a smaller model, or a device with more memory."
+        "smaller window, a larger interval, a shorter document, a smaller model, or a machine with more memory."
     )
 
 

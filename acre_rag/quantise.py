@@ -84,14 +84,16 @@ def with_codec(cache: BiLayerCache, codec: Codec) -> BiLayerCache:
     """The same cache with its L2 written by another codec, in host memory."""
     if codec.bits == cache.l2.codec.bits:
         return cache
-    chunks = [
-        codec.encode(cache.l2.take(torch.arange(start, min(start + _CHUNK_BLOCKS, cache.n_blocks))))
-        for start in range(0, cache.n_blocks, _CHUNK_BLOCKS)
-    ]
-    if not chunks:
+    parts: dict[str, Tensor] = {}
+    for start in range(0, cache.n_blocks, _CHUNK_BLOCKS):
+        chunk = codec.encode(cache.l2.take(torch.arange(start, min(start + _CHUNK_BLOCKS, cache.n_blocks))))
+        for name, rows in chunk.items():
+            if name not in parts:
+                parts[name] = rows.new_empty(cache.n_blocks, *rows.shape[1:])
+            parts[name][start : start + len(rows)] = rows
+    if not parts:
         return cache
-    parts = {name: HostRows(torch.cat([chunk[name] for chunk in chunks])) for name in chunks[0]}
-    return replace(cache, l2=L2(parts, codec, cache.l2.dtype))
+    return replace(cache, l2=L2({name: HostRows(rows) for name, rows in parts.items()}, codec, cache.l2.dtype))
 
 
 def _group(x: Tensor, axis: int) -> tuple[int, ...]:

@@ -28,7 +28,6 @@ from acre_rag.proxies.base import Proxy
 from acre_rag.quantise import codec_of, with_codec
 from acre_rag.question import Question
 from acre_rag.select import Selector
-from acre_rag.transfer import release_unused
 
 _MAX_STRIDE = 2048
 _MOST_CHARS_PER_TOKEN = 16
@@ -145,7 +144,9 @@ class Reader:
             return lambda: self._read(text, tokens, name, tenant, replace(plan, stride=stride), plan, progress)
 
         rungs = [attempt(strides[0]), *map(attempt, strides)]  # the first retry only has more free memory
-        return descend(rungs, purpose=f"reading {name!r}", before=free_memory)
+        l2_bytes = len(tokens.ids) // plan.interval * plan.interval * self.decoder.kv_bytes_per_token
+        purpose = f"reading {name!r} (L2 takes {l2_bytes:,} bytes of host memory, whatever the stride)"
+        return descend(rungs, purpose=purpose, before=free_memory)
 
     def _read(
         self,
@@ -168,8 +169,6 @@ class Reader:
             progress=progress,
         )
         cache = with_codec(cache, self._codec)
-        if self.config.l2_bits < 16:  # the exact rows were pinned: torch would keep their memory
-            release_unused(self.decoder.device)
         passages = split_passages(
             encodable(text), tokens.offsets, interval=plan.interval, passage_tokens=self.config.passage_tokens
         )

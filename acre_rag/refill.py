@@ -10,7 +10,7 @@ from torch import Tensor
 from acre_rag.blocks import nested_order
 from acre_rag.cache import KV, BiLayerCache
 from acre_rag.rope import Rope
-from acre_rag.transfer import to_device
+from acre_rag.transfer import staging_for, to_device
 
 
 def refill(
@@ -56,16 +56,21 @@ def _nested(cache: BiLayerCache, blocks: NDArray[np.int64], *, l1_context: bool)
 
 def _gather_shared(cache: BiLayerCache, blocks: NDArray[np.int64]) -> KV:
     """`[k]` blocks of all layers: each one contiguous run of host memory."""
-    picked = to_device(cache.l2.take(torch.from_numpy(blocks)), cache.l1.keys.device)  # [k, L, 2, Hkv, l, D]
+    picked = _fetched(cache, torch.from_numpy(blocks))  # [k, L, 2, Hkv, l, D]
     return _unblocked(picked.permute(1, 2, 3, 0, 4, 5))
 
 
 def _gather_per_layer(cache: BiLayerCache, blocks: NDArray[np.int64]) -> KV:
-    """`[L, k]`: as the paper selects, each layer its own blocks."""
-    wanted, places = np.unique(blocks, return_inverse=True)
-    layers = torch.arange(len(blocks))[:, None]
-    picked = cache.l2.take(torch.from_numpy(wanted))[torch.from_numpy(places.reshape(blocks.shape)), layers]
-    return _unblocked(to_device(picked, cache.l1.keys.device).permute(0, 2, 3, 1, 4, 5))  # [L, k, 2, Hkv, l, D]
+    """`[L, k]`: as the paper selects, each layer its own blocks; nothing else of them is touched."""
+    layers = torch.arange(len(blocks)).repeat_interleave(blocks.shape[1])
+    picked = _fetched(cache, torch.from_numpy(blocks.reshape(-1)), layers)  # [L * k, 1, 2, Hkv, l, D]
+    return _unblocked(picked.squeeze(1).unflatten(0, blocks.shape).permute(0, 2, 3, 1, 4, 5))
+
+
+def _fetched(cache: BiLayerCache, blocks: Tensor, layers: Tensor | None = None) -> Tensor:
+    """Blocks of L2 on the model's device, in host memory only once on their way."""
+    device = cache.l1.keys.device
+    return to_device(cache.l2.take(blocks, layers, new=staging_for(device)), device)
 
 
 def _unblocked(picked: Tensor) -> KV:

@@ -11,7 +11,7 @@ def check_supported(model: Any) -> None:
     """Refuse, with the reason, what the method does not cover.
 
     Raises:
-        UnsupportedModelError: encoder-decoder, sliding-window, hybrid or unknown attention.
+        UnsupportedModelError: encoder-decoder, sliding-window, hybrid or unknown attention; weights on several devices.
     """
     config = model.config
     family = getattr(config, "model_type", type(model).__name__)
@@ -51,6 +51,12 @@ def check_supported(model: Any) -> None:
         raise UnsupportedModelError(
             f"{family} uses RoPE scaling 'longrope', whose frequencies change with the length read so far. "
             "Supported: default, linear, dynamic, llama3, yarn."
+        )
+    devices = sorted({str(weight.device) for weight in model.parameters()})
+    if len(devices) > 1:
+        raise UnsupportedModelError(
+            f"The weights of {family} are on {', '.join(devices)}; ACRE needs them on one device. Load the model "
+            "without device_map (or with device_map={'': 0}); if no device can hold it, use a smaller model or type."
         )
 
 

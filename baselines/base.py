@@ -6,7 +6,6 @@ Knows nothing of any method. A baseline says how it reads a document and how it 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from time import perf_counter
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -18,6 +17,7 @@ from acre_rag.errors import ConfigError, DocumentError
 from acre_rag.generate import GenerationSettings
 from acre_rag.prompts import ANSWER, PromptTemplate, RenderedPrompt, render
 from acre_rag.streams import Pieces, TextStream
+from acre_rag.transfer import clock
 from acre_rag.worker import Ticket
 
 S = TypeVar("S")
@@ -168,7 +168,7 @@ class Baseline(ABC, Generic[S]):
         def work(tickets: Sequence[Ticket]) -> list[Held[S]]:
             if known := self._known(name, text):  # added by another caller while this one waited
                 return [known]
-            start = perf_counter()
+            start = clock(self.decoder.device)
 
             def report(done: int, total: int) -> None:
                 tickets[0].check()
@@ -176,7 +176,7 @@ class Baseline(ABC, Generic[S]):
                     progress(done, total)
 
             state = self.read(text, report)
-            self._held[name] = Held(name, text, state, perf_counter() - start)
+            self._held[name] = Held(name, text, state, clock(self.decoder.device) - start)
             return [self._held[name]]
 
         held: Held[S] = self._known(name, text) or self._submit(Ticket(work)).result()

@@ -7,7 +7,6 @@ model (its answers would be nonsense, its seconds are not).
 import argparse
 import statistics
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from acre_rag.decoder import Decoder
 from acre_rag.demo import book
 from acre_rag.models import load_decoder
 from acre_rag.proxies import PooledProxy
+from acre_rag.transfer import clock
 from benchmarks.record import write
 
 QUESTION = "What did Alice find on the three-legged table made of solid glass?"
@@ -57,7 +57,7 @@ def second_question(decoder: Decoder, text: str, repeats: int, rows: list[dict[s
     acre.ask(QUESTION, document, settings=ONE_TOKEN)
     stock_ids = torch.cat([acre.prefix_ids, _ids(decoder, cut), acre.question(QUESTION).ids])
     for repeat in range(repeats):
-        stock_s = _seconds(lambda: _first_token(decoder, stock_ids))
+        stock_s = _seconds(lambda: _first_token(decoder, stock_ids), decoder.device)
         answer = acre.ask("Who is Dinah?", document, settings=ONE_TOKEN)
         rows.append(
             {"what": "second_question", "repeat": repeat, "stock_s": stock_s, "acre_s": answer.timings.first_token_s}
@@ -74,8 +74,10 @@ def reading(
     interval = next(i for i in (16, 32, 64, 128) if n_tokens // i <= window // 2)
     plan = ReadingPlan(window=window, interval=interval, stride=window // 4)
     for repeat in range(repeats):
-        acre_s = _seconds(lambda: construct(decoder, PooledProxy(), prefix_ids=ids[:30], token_ids=ids, plan=plan))
-        stock_s = _seconds(lambda: _first_token(decoder, ids))
+        acre_s = _seconds(
+            lambda: construct(decoder, PooledProxy(), prefix_ids=ids[:30], token_ids=ids, plan=plan), decoder.device
+        )
+        stock_s = _seconds(lambda: _first_token(decoder, ids), decoder.device)
         rows.append({"what": f"construct_{n_tokens}", "repeat": repeat, "stock_s": stock_s, "acre_s": acre_s})
         print(rows[-1], flush=True)
     counted = _operations(decoder, n_tokens, n_tokens) / _operations(decoder, n_tokens, window)
@@ -101,10 +103,10 @@ def _first_token(decoder: Decoder, ids: torch.Tensor) -> None:
         decoder.model(input_ids=ids[None], past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    start = perf_counter()
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    start = clock(device)
     work()
-    return perf_counter() - start
+    return clock(device) - start
 
 
 def _ratio(rows: list[dict[str, Any]], what: str) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def _ratio(rows: list[dict[str, Any]], what: str) -> dict[str, Any]:
 
 
 def _ids(decoder: Decoder, text: str) -> torch.Tensor:
-    return torch.tensor(decoder.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return torch.tensor(decoder.tokenizer(text, add_special_tokens=False)["input_ids"], device=decoder.device)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def _decoded(acre: ACRE, slots: KV) -> Callable[[str], str]:
 def _full_attention(acre: ACRE, text: str) -> Callable[[str], str]:
     """The stock model on the whole text (its middle left out where the model's window is too short)."""
     decoder = acre.decoder
-    ids = torch.tensor(decoder.tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = torch.tensor(decoder.tokenizer(text, add_special_tokens=False)["input_ids"], device=decoder.device)
     room = decoder.model_window - 512
     if len(ids) > room:
         ids = torch.cat([ids[: room // 2], ids[-(room - room // 2) :]])

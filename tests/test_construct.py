@@ -115,6 +115,21 @@ def test_a_document_that_cannot_fit_is_refused_with_numbers(tiny: Decoder) -> No
         ACRE(tiny, config=ACREConfig(window=1024)).add("x" * (100 << 20))
 
 
+def test_host_memory_too_small_for_l2_is_told_with_its_bytes(tiny: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[int, ...]] = []
+
+    def refused(shape: tuple[int, ...], *_: object) -> None:
+        tried.append(shape)
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr("acre_rag.construct.HostWriter", refused)
+    acre = ACRE(tiny, config=ACREConfig(window=512, interval=8, stride=32))
+    n_bytes = 400 // 8 * 8 * tiny.kv_bytes_per_token
+    with pytest.raises(CapacityError, match=rf"L2 takes {n_bytes:,} bytes of host memory.*shorter document"):
+        acre.add("x" * 403)
+    assert len(tried) > 1  # also with everything else freed
+
+
 def test_a_long_prompt_shortens_the_stride_or_is_refused_before_reading(tiny: Decoder) -> None:
     """120 L1 entries and 100 tokens of prompt leave 36 of the window's 256 places: the default stride takes 64."""
     template = PromptTemplate(before="p" * 98, after="{question}")

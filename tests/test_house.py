@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors", "config", "blocks", "replace"},
-    {"rope", "gguf", "support", "transfer", "l2", "answer", "prompts", "extract", "worker", "pressure"},
+    {"rope", "gguf", "support", "l2", "answer", "prompts", "extract", "worker", "pressure"},
+    {"transfer"},
     {"cache", "streams"},
     {"decoder"},
     {"models", "ending"},

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 from conftest import tiny_decoder
 from safetensors.torch import save_file
 from test_adapter import authors_layout, perturbed
+from transformers import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from acre_rag.baselines.base import Setting
 from acre_rag.baselines.kv.base import KVBaseline
+from acre_rag.baselines.kv.offload import WaitingCache
 from acre_rag.baselines.prompted import token_ids
 from acre_rag.baselines.registry import SYSTEMS, make_system
 from acre_rag.decoder import Decoder
@@ -195,6 +198,15 @@ def test_full_context_equals_the_stock_model_on_the_whole_prompt() -> None:
         ids[None], max_new_tokens=6, do_sample=False, attention_mask=torch.ones_like(ids[None])
     )
     assert answer.text == decoder.tokenizer.decode(whole[0, len(ids) :], skip_special_tokens=True).strip()
+
+
+def test_a_layer_is_fetched_only_after_what_the_model_was_asked_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, events = WaitingCache(), []
+    cache.prefetch_stream = SimpleNamespace(wait_stream=lambda stream: events.append(f"wait for {stream}"))
+    monkeypatch.setattr("torch.cuda.current_stream", lambda: "the model")
+    monkeypatch.setattr(DynamicCache, "prefetch", lambda _self, layer, *_: events.append(f"fetch {layer}"))
+    cache.prefetch(1, True)
+    assert events == ["wait for the model", "fetch 1"]
 
 
 def test_offloading_says_when_there_is_nothing_to_offload() -> None:

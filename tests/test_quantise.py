@@ -1,5 +1,7 @@
 """L2 in 8 or 4 bits: within half a step of the exact values, smaller by what the bits imply, and ours equals a plain loop."""
 
+import weakref
+
 import pytest
 import torch
 from conftest import exact, tiny_decoder
@@ -93,16 +95,28 @@ def test_an_engine_answers_from_fewer_bits(bits: int) -> None:
         assert answer.text == expected.text
 
 
-@pytest.mark.parametrize(("bits", "times"), [(16, 0), (8, 1)])
-def test_the_exact_rows_are_given_back_once_written_in_fewer_bits(
-    bits: int, times: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dataclasses import replace
+def test_codes_are_written_where_they_stay_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No chunk outlives the next: all of them and their concatenation would be as large as the codes twice."""
+    cache = ACRE(tiny_decoder(), config=CONFIG).add(TEXT).cache
+    codec = QuantisedCodec(8)
+    whole = codec.encode(exact(cache))
+    chunks: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    encode = codec.encode
 
-    released: list[torch.device] = []
-    monkeypatch.setattr("acre_rag.reading.release_unused", released.append)
-    ACRE(tiny_decoder(), config=replace(CONFIG, l2_bits=bits)).add(TEXT)
-    assert len(released) == times
+    def watched(blocks: torch.Tensor) -> dict[str, torch.Tensor]:
+        parts = encode(blocks)
+        chunks.extend(weakref.ref(part) for part in parts.values())
+        alive.append(sum(chunk() is not None for chunk in chunks))
+        return parts
+
+    monkeypatch.setattr(codec, "encode", watched)
+    monkeypatch.setattr("acre_rag.quantise._CHUNK_BLOCKS", 3)
+    written = with_codec(cache, codec)
+    assert len(alive) == -(-cache.n_blocks // 3) > 3 and max(alive) <= 2 * len(whole)
+    assert {name: part.tensor.tolist() for name, part in written.l2.parts.items()} == {
+        name: part.tolist() for name, part in whole.items()
+    }
 
 
 def test_other_bits_are_refused() -> None:

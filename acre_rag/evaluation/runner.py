@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from math import isfinite
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from acre_rag.answer import Answer
@@ -25,6 +24,7 @@ from acre_rag.evaluation.memory import MemoryMeter
 from acre_rag.evaluation.row_files import RowFile, row_path
 from acre_rag.evaluation.rows import Row
 from acre_rag.generate import GenerationSettings
+from acre_rag.transfer import clock
 
 _QUOTED_SOURCES, _QUOTE_CHARS, _MESSAGE_CHARS = 3, 240, 500
 
@@ -161,17 +161,18 @@ def _run_document(board: Board, seats: Sequence[_Seat], items: Sequence[EvalItem
         return
     document, first = items[0], asking[0][0].pipeline
     assert first is not None
-    meter = MemoryMeter(board.setting.decoder.device)
+    device = board.setting.decoder.device
+    meter = MemoryMeter(device)
     meter.mark()
     try:
         with meter.watching():
-            start = perf_counter()
+            start = clock(device)
             first.add(
                 document.document,
                 document.document_id,
                 progress=lambda done, total: bars.reading(document.document_id, done, total),
             )
-            read_s = perf_counter() - start
+            read_s = clock(device) - start
     except Exception as error:  # a failure to read is a failure of each of its questions
         for seat, pending in asking:
             for item in pending:
@@ -197,17 +198,18 @@ class _Reading:
 
 
 def _asked(board: Board, seat: _Seat, item: EvalItem, meter: MemoryMeter, reading: _Reading) -> Row:
-    task = board.task
+    task, device = board.task, board.setting.decoder.device
     settings = GenerationSettings(max_new_tokens=task.max_new_tokens, stop=task.stop)
     assert seat.pipeline is not None
     read = {"read_peak_bytes": reading.peak_bytes, "kind": meter.kind}
-    start = perf_counter()
     try:
+        start = clock(device)
         with meter.watching():
             answer = seat.pipeline.ask(item.question, [item.document_id], settings=settings)
+        question_s = clock(device) - start
     except Exception as error:  # recorded, not hidden
         return _row(board, seat, item, error=_failure(error), seconds={"read": reading.seconds}, memory=read)
-    asked = {"question": perf_counter() - start, "first_token": answer.timings.first_token_s}
+    asked = {"question": question_s, "first_token": answer.timings.first_token_s}
     return _row(
         board,
         seat,

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from acre_rag.l2 import L2
+from acre_rag.l2 import L2, HostRows, NewTensor, pageable
 from acre_rag.store.manifest import Manifest
 
 _SHARD_BYTES = 64 << 20
@@ -68,9 +68,9 @@ class MappedRows:
     def __init__(self, name: str, shards: "MappedShards") -> None:
         self._name, self._shards = name, shards
 
-    def take(self, blocks: Tensor) -> Tensor:
-        """Copies of some rows, their groups checked."""
-        return self._shards.take(self._name, blocks)
+    def take(self, blocks: Tensor, layers: Tensor | None = None, *, new: NewTensor = pageable) -> Tensor:
+        """Copies of some rows, or of one layer of each, their groups checked."""
+        return self._shards.take(self._name, blocks, layers, new=new)
 
     @property
     def host_bytes(self) -> int:
@@ -111,11 +111,11 @@ class MappedShards:
         """Bytes of one part."""
         return sum(tensors[part].nbytes for tensors in self._tensors)
 
-    def take(self, part: str, blocks: Tensor) -> Tensor:
-        """`[k]` block numbers to `[k, ...]`."""
+    def take(self, part: str, blocks: Tensor, layers: Tensor | None = None, *, new: NewTensor = pageable) -> Tensor:
+        """`[k]` block numbers to `[k, L, ...]`, or with layers to `[k, 1, ...]`."""
         wanted = blocks.numpy()
-        shape, dtype = self._manifest.parts[part]
-        picked = torch.empty((len(wanted), *shape), dtype=getattr(torch, dtype))
+        (n_layers, *shape), dtype = self._manifest.parts[part]
+        picked = new((len(wanted), n_layers if layers is None else 1, *shape), getattr(torch, dtype))
         shard_of = np.searchsorted(self._starts, wanted, side="right") - 1
         for shard in np.unique(shard_of):
             here = np.flatnonzero(shard_of == shard)
@@ -123,8 +123,8 @@ class MappedShards:
             self._check_length(int(shard))
             for group in np.unique(inside // self._manifest.group_blocks):
                 self._check(part, int(shard), int(group))
-            rows = self._tensors[shard][part].index_select(0, torch.from_numpy(inside))
-            picked[torch.from_numpy(here)] = rows
+            rows = HostRows(self._tensors[shard][part])
+            picked[here] = rows.take(torch.from_numpy(inside), None if layers is None else layers[here])
         return picked
 
     def check_all(self) -> None:

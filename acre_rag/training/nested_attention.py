@@ -10,7 +10,7 @@ compute the same thing:
 - "flex": the same keys and the same mask as a FlexAttention block mask, for CUDA devices.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
 from typing import Any, Literal, cast
@@ -30,6 +30,7 @@ Watch = Callable[[int, Tensor, Tensor], None]
 """Called with (layer, queries `[B, H, T, D]`, keys `[B, Hkv, T, D]`) of all slots, each rotated to its slot."""
 
 _NAME = "acre_nested"
+_BLOCK = 128  # slots and keys of one block of FlexAttention's masks
 
 
 @contextmanager
@@ -81,7 +82,7 @@ class _Strided:
     """One attention call a step."""
 
     def __init__(self, decoder: Decoder, layout: Layout) -> None:
-        self._steps = [(step, _Moves(decoder, step)) for step in layout.steps]
+        self._steps = [(step, _Moves(decoder, [step])) for step in layout.steps]
         self._masks = [_lower_right(step, decoder.device) for step in layout.steps]
 
     def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
@@ -101,7 +102,7 @@ class _Masked:
 
     def __init__(self, decoder: Decoder, layout: Layout) -> None:
         self._device = decoder.device
-        self._moves = [_Moves(decoder, step) for step in layout.steps]
+        self._moves = _Moves(decoder, layout.steps)
         self._n_slots = layout.n_slots
         sizes = torch.tensor([step.stop - step.start for step in layout.steps])
         near = torch.tensor([step.start - len(step.seen) + step.n_moved for step in layout.steps])
@@ -120,8 +121,8 @@ class _Masked:
 
     def attend(self, module: nn.Module, q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
         """As `_Strided.attend`."""
-        keys = torch.cat([k, *(moves.keys(k) for moves in self._moves)], dim=2)
-        values = torch.cat([v, *(moves.values(v) for moves in self._moves)], dim=2)
+        keys = torch.cat([k, self._moves.keys(k)], dim=2)
+        values = torch.cat([v, self._moves.values(v)], dim=2)
         return self.compute(module, q, keys, values, scaling)
 
     def compute(self, module: nn.Module, q: Tensor, keys: Tensor, values: Tensor, scaling: float | None) -> Tensor:
@@ -147,32 +148,52 @@ class _Flex(_Masked):
 
     @cached_property
     def _block_mask(self) -> Any:
-        from torch.nn.attention.flex_attention import create_block_mask
+        from torch.nn.attention.flex_attention import BlockMask
 
         def visible(batch: Tensor, head: Tensor, q: Tensor, key: Tensor) -> Tensor:
             return self.visible(batch, head, q, key)  # FlexAttention takes functions, not methods
 
-        return create_block_mask(visible, None, None, self._n_slots, len(self._step_of_key), device=str(self._device))
+        n_visible = torch.stack([self._visible_in_row(first) for first in range(0, self._n_slots, _BLOCK)])
+        whole = n_visible == _BLOCK**2
+        return BlockMask.from_kv_blocks(
+            *_chosen_first((n_visible > 0) & ~whole),
+            *_chosen_first(whole),
+            BLOCK_SIZE=_BLOCK,
+            mask_mod=visible,
+            seq_lengths=(self._n_slots, len(self._step_of_key)),
+        )
+
+    def _visible_in_row(self, first: int) -> Tensor:
+        """`[blocks of keys]` pairs that attend in one row of blocks; torch's own way holds the mask of all rows."""
+        slots = torch.arange(first, min(first + _BLOCK, self._n_slots), device=self._device)
+        keys = torch.arange(len(self._step_of_key), device=self._device)
+        mask = self.visible(None, None, slots[:, None], keys[None])
+        return nn.functional.pad(mask, (0, -len(keys) % _BLOCK)).unflatten(1, (-1, _BLOCK)).sum((0, 2))
+
+
+def _chosen_first(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """`[rows, n]` to how many each row has, and all its numbers, the chosen ones first; as torch orders them."""
+    order = chosen.int().argsort(dim=1, descending=True, stable=True)
+    return chosen.sum(1, dtype=torch.int32)[None, None], order.int()[None, None]
 
 
 _WAYS: dict[str, Callable[[Decoder, Layout], Any]] = {"strided": _Strided, "dense": _Masked, "flex": _Flex}
 
 
 class _Moves:
-    """The seen slots of one step that move, and their rotation."""
+    """The seen slots of some steps that move, one step after another, and their rotation."""
 
-    def __init__(self, decoder: Decoder, step: Step) -> None:
-        self._slots = step.seen[: step.n_moved].to(decoder.device)
-        shifts = torch.cat([step.shifts[: step.n_moved], torch.zeros(1)]).to(
-            decoder.device
-        )  # a module takes no empty one
+    def __init__(self, decoder: Decoder, steps: Sequence[Step]) -> None:
+        self._slots = torch.cat([step.seen[: step.n_moved] for step in steps]).to(decoder.device)
+        moved = [step.shifts[: step.n_moved] for step in steps]
+        shifts = torch.cat([*moved, torch.zeros(1)]).to(decoder.device)  # a module takes no empty one
         with torch.no_grad():
             cos, sin = decoder.base.rotary_emb(torch.zeros(1, device=decoder.device), shifts[None])
         norm = (cos[0, :, :1] ** 2 + sin[0, :, :1] ** 2).sqrt()  # scaled rotations (yarn) have scaled the key already
         self._cos, self._sin = (cos[0] / norm)[:-1], (sin[0] / norm)[:-1]  # [n, R]
 
     def keys(self, k: Tensor) -> Tensor:
-        """`[B, Hkv, n, D]`, rotated on to where the step sees them."""
+        """`[B, Hkv, n, D]`, rotated on to where the steps see them."""
         return rotated(k.index_select(2, self._slots), self._cos, self._sin)
 
     def values(self, v: Tensor) -> Tensor:

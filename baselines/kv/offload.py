@@ -1,11 +1,14 @@
 """Naive offloading: the whole cache in host memory, moved to the device layer by layer (library: transformers).
 
-Quality is that of full context; what differs is memory and speed. Knows nothing of transformers' streams.
+Quality is that of full context; what differs is memory and speed. Of transformers' streams it knows one thing: what the
+one that fetches a layer must wait for.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
@@ -16,6 +19,19 @@ from acre_rag.baselines.kv.prefill import prefill
 from acre_rag.construct import ProgressCallback
 
 _NOT_NEEDED = "the model computes on the CPU, where its cache is anyway: nothing was offloaded"
+
+
+class WaitingCache(DynamicCache):
+    """Transformers' cache, whose fetches wait for the computation before them.
+
+    Until 5.23 a layer was fetched on a stream of its own while its move to host memory, on the model's stream, might
+    still be under way: the answer came from a half-written cache, without an error.
+    """
+
+    def prefetch(self, *args: Any, **options: Any) -> None:
+        """Fetch the next layer once all that was asked of the model's stream is done."""
+        self.prefetch_stream.wait_stream(torch.cuda.current_stream())
+        super().prefetch(*args, **options)
 
 
 class OffloadedContext(KVBaseline):
@@ -36,7 +52,8 @@ class OffloadedContext(KVBaseline):
 
     def build(self, ids: Tensor, progress: ProgressCallback) -> Cache:
         """`N` slots, in host memory."""
-        return prefill(self.decoder, ids, progress, cache=DynamicCache(offloading=self._offloads))
+        cache = WaitingCache(offloading=True) if self._offloads else DynamicCache()
+        return prefill(self.decoder, ids, progress, cache=cache)
 
     def answer(self, question: str, documents: Sequence[Held[Prefilled]], call: Call) -> Answer:
         """As full context answers; notes where nothing was offloaded."""

@@ -120,23 +120,23 @@ def merged_attention(
     rows = max(1, _MOST_LOGITS // (n_heads * (n_tokens + rotations.neighbours)))
     start, out = n_tokens - query.shape[2], []
     for part in query.split(rows, dim=2):
-        positions = torch.arange(start, start + part.shape[2], device=query.device)
-        out.append(_attend_rows(part, positions, near_keys, far_keys, values, rotations, scaling))
+        out.append(_attend_rows(part, start, near_keys, far_keys, values, rotations, scaling))
         start += part.shape[2]
     return torch.cat(out, dim=2).transpose(1, 2)
 
 
 def _attend_rows(
     query: Tensor,
-    positions: Tensor,
+    first: int,
     near_keys: Tensor,
     far_keys: Tensor,
     values: Tensor,
     rotations: TwoRotations,
     scaling: float,
 ) -> Tensor:
-    """`[1, H, T, D]` for queries at neighbouring positions `[T]`: two runs of keys, joined in one softmax."""
-    first, last = int(positions[0]), int(positions[-1])
+    """`[1, H, T, D]` for queries at the positions from `first` on: two runs of keys, joined in one softmax."""
+    last = first + query.shape[2] - 1
+    positions = torch.arange(first, last + 1, device=query.device)
     near = slice(max(0, first - rotations.neighbours + 1), last + 1)
     far = slice(0, max(0, last - rotations.neighbours + 1))
     distance = positions[:, None] - torch.arange(near_keys.shape[2], device=query.device)  # [T, N]
