@@ -168,7 +168,8 @@ class _Flex(_Masked):
         slots = torch.arange(first, min(first + _BLOCK, self._n_slots), device=self._device)
         keys = torch.arange(len(self._step_of_key), device=self._device)
         mask = self.visible(None, None, slots[:, None], keys[None])
-        return nn.functional.pad(mask, (0, -len(keys) % _BLOCK)).unflatten(1, (-1, _BLOCK)).sum((0, 2))
+        blocks: Tensor = nn.functional.pad(mask, (0, -len(keys) % _BLOCK)).unflatten(1, (-1, _BLOCK))
+        return blocks.sum((0, 2))
 
 
 def _chosen_first(chosen: Tensor) -> tuple[Tensor, Tensor]:
