@@ -13,7 +13,7 @@ _BEGIN, _END = "<!-- results -->", "<!-- /results -->"
 
 def rendered() -> dict[Path, str]:
     """Text between the marks by document: what a user weighs first in the README, everything in docs/results.md."""
-    first = [tables("table1-qwen*"), finds(), speed(), beyond(), storage(), faults()]
+    first = [tables("table1-qwen2.5-coder-0.5b"), finds(), speed(), beyond(), storage(), faults()]
     everything = [
         *map(tables, ("table1-*", "ablation-*", "sweep-*")),
         finds(),

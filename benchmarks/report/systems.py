@@ -19,7 +19,7 @@ _TITLES = {
 def tables(pattern: str) -> str:
     """Systems on the same questions, of each result file whose name fits, and what there is of pictures."""
     parts = []
-    for path in sorted(RESULTS.glob(f"{pattern}.jsonl")):
+    for path in sorted(RESULTS.glob(f"{pattern}.jsonl"), key=lambda path: path.stem):
         read = read_result(path.stem)
         assert read
         rows = read_rows(path.stem)
