@@ -57,22 +57,22 @@ def test_within_the_window_the_stride_does_not_matter() -> None:
     torch.testing.assert_close(exact(one), exact(many), atol=1e-4, rtol=1e-3)
 
 
+def live_tensors() -> list[torch.Tensor]:
+    """All tensors that have memory; a compiler's, which other tests may have left, have none."""
+    return [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
+
+
 def live_tensor_bytes(known: set[int]) -> int:
     """Bytes of all float tensors that came to life since `known` was taken, each storage once."""
-    seen: dict[int, int] = {}
-    for thing in gc.get_objects():
-        if isinstance(thing, torch.Tensor) and thing.is_floating_point():
-            storage = thing.untyped_storage()
-            if storage.data_ptr() not in known:
-                seen[storage.data_ptr()] = storage.nbytes()
-    return sum(seen.values())
+    storages = [tensor.untyped_storage() for tensor in live_tensors() if tensor.is_floating_point()]
+    return sum({each.data_ptr(): each.nbytes() for each in storages if each.data_ptr() not in known}.values())
 
 
 def test_working_memory_grows_with_l1_alone() -> None:
     """Live tensor bytes at every stride, minus L1 and L2, stay flat however long the document is."""
     decoder = tiny_decoder()
     read(decoder, 64, ReadingPlan(window=256, interval=8, stride=32))  # fill the rotation tables
-    known = {t.untyped_storage().data_ptr() for t in gc.get_objects() if isinstance(t, torch.Tensor)}
+    known = {tensor.untyped_storage().data_ptr() for tensor in live_tensors()}
     working = {}
     for n_tokens in (400, 800, 1600):
         peaks: list[int] = []
