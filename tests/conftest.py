@@ -145,9 +145,15 @@ def batch_sizes(tiny_acre: ACRE) -> Iterator[list[int]]:
 
 @pytest.fixture
 def forwards(tiny_acre: ACRE) -> Iterator[list[int]]:
-    """One entry for each forward pass."""
+    """Tokens of every forward pass of the model, those excepted that an earlier test's unread stream still makes."""
     seen: list[int] = []
-    handle = tiny_acre.decoder.model.register_forward_hook(lambda *_: seen.append(1))
+
+    def note(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states = args[0] if args else kwargs["hidden_states"]
+        seen.append(int(states.shape[1]))
+
+    tiny_acre.decoder.worker.stop_when_idle()
+    handle = tiny_acre.decoder.attentions[0].register_forward_pre_hook(note, with_kwargs=True)
     yield seen
     handle.remove()
 

@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from time import sleep
 from typing import Any
 
@@ -41,20 +41,6 @@ def chat_acre() -> ACRE:
     tokenizer.chat_template = TEMPLATE
     decoder = Decoder(model=plain.model, tokenizer=tokenizer, name="tiny-chat")
     return ACRE(decoder, config=ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2))
-
-
-@pytest.fixture
-def forwards(tiny_acre: ACRE) -> Iterator[list[int]]:
-    """Tokens of every forward pass of the model."""
-    seen: list[int] = []
-
-    def note(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states = args[0] if args else kwargs["hidden_states"]
-        seen.append(int(states.shape[1]))
-
-    handle = tiny_acre.decoder.attentions[0].register_forward_pre_hook(note, with_kwargs=True)
-    yield seen
-    handle.remove()
 
 
 def user(text: str) -> ChatMessage:

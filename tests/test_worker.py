@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_decoder
+from heartbeat import Hearts, hearts
 from test_engine import SHORT, TEXT
 
 from acre_rag import ACRE, ACREConfig, Answer, GenerationSettings
@@ -304,30 +305,19 @@ def test_the_worker_ends_when_idle_and_begins_again(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_event_loop_keeps_beating_while_questions_are_answered(slow: ACRE) -> None:
-    async def main() -> tuple[list[float], list[Answer], str]:
-        gaps, beating = [], True
+    async def main() -> tuple[Hearts, list[Answer], str]:
+        async with hearts() as beats:
+            questions = [f"Where is the {thing}?" for thing in ("drum", "kite", "lamp", "oar")]
+            answers = await asyncio.gather(*(slow.aask(question, settings=SHORT) for question in questions))
+            streamed = "".join(
+                [piece async for piece in slow.stream(questions[0], settings=SHORT) if isinstance(piece, str)]
+            )
+            await slow.aadd(TEXT.replace("room", "hall"), id="halls")
+            assert await slow.aretrieve("Where is the drum?", "halls")
+        return beats, answers, streamed
 
-        async def heart() -> None:
-            last = time.monotonic()
-            while beating:
-                await asyncio.sleep(0.05)
-                gaps.append(time.monotonic() - last)
-                last = time.monotonic()
-
-        task = asyncio.create_task(heart())
-        questions = [f"Where is the {thing}?" for thing in ("drum", "kite", "lamp", "oar")]
-        answers = await asyncio.gather(*(slow.aask(question, settings=SHORT) for question in questions))
-        streamed = "".join(
-            [piece async for piece in slow.stream(questions[0], settings=SHORT) if isinstance(piece, str)]
-        )
-        await slow.aadd(TEXT.replace("room", "hall"), id="halls")
-        assert await slow.aretrieve("Where is the drum?", "halls")
-        beating = False
-        await task
-        return gaps, answers, streamed
-
-    gaps, answers, streamed = asyncio.run(main())
-    assert max(gaps) < 0.4 and len(gaps) > 5
+    beats, answers, streamed = asyncio.run(main())
+    assert beats.spent_s > 0.5 and beats.held_s < 0.25
     assert answers[0].text == streamed.strip() == slow.ask("Where is the drum?", "rooms", settings=SHORT).text
 
 
