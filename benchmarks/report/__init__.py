@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.report.finding import answers, finds, many
+from benchmarks.report.finding import answers, calibrated, finds, many
 from benchmarks.report.learned import content, stage1
 from benchmarks.report.running import beyond, faults, quantised, speed, storage
 from benchmarks.report.systems import tables
@@ -19,6 +19,7 @@ def rendered() -> dict[Path, str]:
         finds(),
         answers(),
         many(),
+        calibrated(),
         stage1(),
         content(),
         speed(),

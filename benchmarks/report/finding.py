@@ -81,3 +81,32 @@ def many() -> str:
         + "\n".join(rows)
         + "\n"
     )
+
+
+def calibrated() -> str:
+    """How many heads, how much data, and does it carry over."""
+    both = read_result("calibration_transfer")
+    if not both:
+        return ""
+    s, _ = both
+    shipped = s["shipped_heads"]
+    tests = sorted(shipped)
+    lines = {"chance": s["chance"], **s["recall_at_2"], "shipped heads": shipped}
+    rows = [f"| {name} | {' | '.join(f'{line[test]:.2f}' for test in tests)} |" for name, line in lines.items()]
+    return (
+        f"**Calibration carries over** ({s['model']}): recall of the right passage among two with six heads, by the questions "
+        "they were calibrated on (down) and those asked (across); on the own questions, one half of the documents "
+        "calibrates for the other. `all others` has no question of the kind asked "
+        "(`benchmarks/calibration_transfer.py`).\n\n"
+        + table(("calibrated on", *(f"{test} ({s['measured_questions'][test]})" for test in tests)), rows)
+        + f"\nHow many heads, and how many questions to choose them by (calibrated on all other kinds; the difference from "
+        f"six heads and all questions in brackets, ± its standard error): heads {_curve(s['heads_of_all_others'])}; "
+        f"questions {_curve(s['questions_of_all_others'])}.\n"
+    )
+
+
+def _curve(figures: dict[str, dict[str, float]]) -> str:
+    return ", ".join(
+        f"{n}: {each['recall_at_2']:.2f} ({each['difference']:+.3f} ± {each['standard_error']:.3f})"
+        for n, each in figures.items()
+    )
