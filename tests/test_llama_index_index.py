@@ -13,6 +13,7 @@ from llama_index.core import (
     Document,
     MockEmbedding,
     Settings,
+    SimpleDirectoryReader,
     StorageContext,
     VectorStoreIndex,
     load_index_from_storage,
@@ -310,6 +311,41 @@ def test_the_engines_store_keeps_the_caches_over_a_restart(documents: list[Docum
     assert answer(again, "b") == said
     again.delete_ref_doc("a")
     assert set(engine().documents) == set(again.cache_names().values()), "deleted from the store too"
+
+
+def test_a_readers_drawn_ids_find_the_caches_of_an_earlier_start(tmp_path: Path, forwards: list[int]) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("one", "two"):
+        (folder / f"{name}.txt").write_text(text(len(name) + (name == "two")), encoding="utf-8")
+
+    def start() -> ACREIndex:
+        acre = ACRE(tiny_decoder(), config=CONFIG, store=tmp_path / "store")
+        return ACREIndex.from_documents([*SimpleDirectoryReader(folder).load_data(), Document(text=text(7))], acre=acre)
+
+    first = start()
+    assert forwards and sorted(name.split("@")[0] for name in first.acre.documents) == [
+        "document",
+        "one.txt",
+        "two.txt",
+    ]
+    forwards.clear()
+    again = start()
+    assert not forwards and set(again.acre.documents) == set(first.acre.documents)
+    assert not set(again.ref_doc_info) & set(first.ref_doc_info), "the ids themselves stay the framework's"
+    (folder / "two.txt").write_text(text(9), encoding="utf-8")
+    assert len(set(start().acre.documents) - set(first.acre.documents)) == 1, "a changed file is another version"
+
+
+def test_the_same_text_twice_is_two_documents(tiny_acre: ACRE) -> None:
+    twins = [Document(text=text(1)), Document(text=text(1))]
+    index = ACREIndex.from_documents(twins, acre=tiny_acre)
+    assert len(set(index.cache_names().values())) == 2 == len(tiny_acre.documents)
+    index.delete_ref_doc(twins[0].id_)
+    index.update_ref_doc(Document(text=text(1), id_=twins[1].id_, metadata={"new": "metadata"}))
+    [kept] = index.as_retriever().retrieve(QUESTION)[:1]
+    assert kept.node.ref_doc_id == twins[1].id_ and kept.node.metadata == {"new": "metadata"}
+    assert set(tiny_acre.documents) == set(index.cache_names().values())
 
 
 def test_caches_of_other_options_are_refused_or_built_anew(documents: list[Document], tmp_path: Path) -> None:

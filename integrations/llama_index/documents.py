@@ -1,7 +1,9 @@
 """LlamaIndex Documents to nodes that are read whole, one cache each, and the names of those caches; asks no model."""
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
+from uuid import UUID
 
 from llama_index.core.schema import (
     BaseNode,
@@ -33,13 +35,37 @@ def is_blank(node: BaseNode) -> bool:
     return not text_of(node).strip()
 
 
-def cache_name(ref_doc_id: str, text: str) -> str:
+def cache_name(lasting: str, text: str) -> str:
     """What the engine calls one version of one document.
+
+    Args:
+        lasting: the document's own name (see `lasting_name`).
+        text: its text in this version.
 
     The text is part of the name: two versions never share a cache or an entry of any response cache, and questions are
     answered from the old version until the new one has been read. Metadata is not: it changes no cache.
     """
-    return f"{ref_doc_id}@{text_digest(text)[:12]}"
+    return f"{lasting}@{text_digest(text)[:12]}"
+
+
+def lasting_name(node: BaseNode) -> str:
+    """What a document is called at every start: its id, if that is not drawn at random.
+
+    The framework draws an id (UUID 4) for every Document that is given none, readers do so for each file. Such a
+    document goes by its file's name, which with its text finds its cache again after a restart.
+    """
+    ref_doc_id = ref_doc_id_of(node)
+    if not _is_drawn(ref_doc_id):
+        return ref_doc_id
+    file = _file_of(node)
+    return PurePath(file).name if file else "document"
+
+
+def _is_drawn(id: str) -> bool:
+    try:
+        return str(UUID(id)) == id and UUID(id).version == 4
+    except ValueError:
+        return False
 
 
 def ref_doc_id_of(node: BaseNode) -> str:
@@ -116,7 +142,7 @@ def join_pages(documents: Sequence[Document]) -> list[Document]:
     ]
 
 
-def _file_of(document: Document) -> str | None:
+def _file_of(document: BaseNode) -> str | None:
     file = document.metadata.get("file_path") or document.metadata.get("file_name")
     return str(file) if file else None
 

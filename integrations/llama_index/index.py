@@ -39,16 +39,16 @@ _CHATS_OVER_PASSAGES: dict[ChatMode, Callable[..., BaseChatEngine]] = {
 class ACREIndex(WholeDocumentIndex):
     """Documents in an ACRE engine, under LlamaIndex's ids.
 
-    Each Document is read whole into one cache, named by its id and its text: changing a document's text reads that
-    document anew and no other; changing its metadata reads nothing. A reader that makes one Document a page therefore
+    Each Document is read whole into one cache, named by the Document and its text: changing a text reads that document
+    anew and no other; changing its metadata reads nothing. A reader that makes one Document a page therefore
     makes one cache a page; `join_pages` joins them first.
 
     `storage_context.persist` keeps ids, texts and metadata; caches outlive a restart in the engine's own store
-    (`ACRE(..., store=folder)`), and are built anew where it has none. Give Documents lasting ids (`filename_as_id` of
-    the directory reader), or persist the index: readers draw new ids at every start, and a cache goes by its id.
+    (`ACRE(..., store=folder)`), and are built anew where it has none. Readers draw new ids at every start; a document
+    with such an id goes by its file's name and its text, so its cache is found again all the same.
 
-    Indexes on one engine that hold the same document under the same id share its cache, and deleting it from one
-    deletes it from the engine: give each its own `tenant` to keep them apart.
+    Indexes on one engine that hold the same document (by its id, or by file and text where that was drawn) share its
+    cache, and deleting it from one deletes it from the engine: give each its own `tenant` to keep them apart.
 
     Args:
         nodes: whole documents as nodes; usually `ACREIndex.from_documents` is the way.

@@ -10,7 +10,7 @@ from llama_index.core.vector_stores.types import MetadataFilters
 
 from acre_rag import ACRE
 from acre_rag.errors import DocumentError
-from acre_rag.integrations.llama_index.documents import cache_name, ref_doc_id_of, text_of
+from acre_rag.integrations.llama_index.documents import cache_name, lasting_name, ref_doc_id_of, text_of
 from acre_rag.integrations.llama_index.filters import passes
 from acre_rag.integrations.reading import aread_text, read_text
 
@@ -67,7 +67,7 @@ class Shelf:
             FingerprintError: the store has its cache, of another model or of other options.
             CorruptCacheError: the store has its cache, damaged.
         """
-        new = _held(node)
+        new = self._named(node)
         read_text(self.acre, text_of(node), new.name, tenant=self.tenant, rebuild=self._rebuild)
         if old := self._replace(new):
             self._forget(old)
@@ -75,7 +75,7 @@ class Shelf:
 
     async def aput(self, node: BaseNode) -> Held:
         """`put` on an event loop."""
-        new = _held(node)
+        new = self._named(node)
         await aread_text(self.acre, text_of(node), new.name, tenant=self.tenant, rebuild=self._rebuild)
         if old := self._replace(new):
             await asyncio.to_thread(self._forget, old)
@@ -108,6 +108,15 @@ class Shelf:
         held = list(self._held.values()) if doc_ids is None else [self._held[each] for each in dict.fromkeys(doc_ids)]
         return [each for each in held if passes(each.node.metadata, filters)]
 
+    def _named(self, node: BaseNode) -> Held:
+        """A document with a name that no other has here: the same text twice is two documents."""
+        ref_doc_id, text = ref_doc_id_of(node), text_of(node)
+        if (old := self._held.get(ref_doc_id)) and text_of(old.node) == text:
+            return Held(ref_doc_id, old.name, node)
+        name = cache_name(lasting_name(node), text)
+        taken = any(each.name == name for each in self if each.ref_doc_id != ref_doc_id)
+        return Held(ref_doc_id, cache_name(ref_doc_id, text) if taken else name, node)
+
     def _replace(self, new: Held) -> Held | None:
         """Put `new` in its place; the version that stood there, if it was another."""
         old = self._held.get(new.ref_doc_id)
@@ -117,8 +126,3 @@ class Shelf:
     def _forget(self, held: Held) -> None:
         with contextlib.suppress(DocumentError):  # somebody removed it from the engine by hand
             self.acre.remove(held.name, tenant=self.tenant)
-
-
-def _held(node: BaseNode) -> Held:
-    ref_doc_id = ref_doc_id_of(node)
-    return Held(ref_doc_id, cache_name(ref_doc_id, text_of(node)), node)
