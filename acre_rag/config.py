@@ -1,11 +1,11 @@
 """The options of the method, validated once: knows numbers and names, nothing of tensors or models."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from acre_rag.errors import CapacityError, ConfigError
 
-Strategy = Literal["paper", "consensus", "retriever", "hybrid"]
+Strategy = Literal["auto", "paper", "consensus", "retriever", "hybrid"]
 Granularity = Literal["blocks", "passages"]
 
 INTERVALS = (8, 16, 32, 64, 128)
@@ -25,7 +25,8 @@ class ACREConfig:
         stride: `S`, document tokens read in one forward pass; `None` takes a quarter of the window, at most 2048.
             Where a long prompt and many L1 entries leave the window less room, a stride is shorter.
         budget: `eta`, most tokens refilled per question (Eq. 17).
-        select: how blocks are chosen: "paper", "consensus", "retriever" or "hybrid".
+        select: how blocks are chosen: "paper", "consensus", "retriever" or "hybrid"; "auto" is consensus where the
+            model's retrieval heads are known, else retriever: without them attention alone is often wrong.
         granularity: "passages" refills runs of blocks that cover whole paragraphs, "blocks" single ones.
         passage_tokens: target length of one passage, in tokens.
         max_passages: most passages refilled per question; more is not better for a small reader.
@@ -42,7 +43,7 @@ class ACREConfig:
     min_interval: int = 16
     stride: int | None = None
     budget: int = 4096
-    select: Strategy = "consensus"
+    select: Strategy = "auto"
     granularity: Granularity = "passages"
     passage_tokens: int = 450
     max_passages: int = 2
@@ -68,6 +69,12 @@ class ACREConfig:
                 f"interval={self.interval} is more than half of window={self.window}: no block would fit beside "
                 f"its L1 entries. Use an interval of at most {self.window // 2}, or a larger window."
             )
+
+    def settled(self, *, heads_known: bool) -> "ACREConfig":
+        """The same with "auto" in its meaning for a model."""
+        if self.select != "auto":
+            return self
+        return replace(self, select="consensus" if heads_known else "retriever")
 
 
 def _at_least(name: str, value: object, low: int) -> None:

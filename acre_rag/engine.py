@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from acre_rag.sources import sources_of
 from acre_rag.store import Store
 from acre_rag.streams import Pieces, TextStream
 from acre_rag.worker import Ticket
+
+_logger = getLogger(__name__)
 
 
 class ACRE:
@@ -77,8 +80,8 @@ class ACRE:
         host_bytes: int | None = None,
     ) -> None:
         self.decoder = decoder
-        self.config = config or ACREConfig()
         self.heads = heads or shipped_heads(decoder)
+        self.config = (config or ACREConfig()).settled(heads_known=self.heads is not None)
         if self.heads:
             check_heads(self.heads, decoder)
         self.retriever = retriever
@@ -131,12 +134,19 @@ class ACRE:
             CalibrationError: the heads file does not fit.
         """
         decoder = load_decoder(model, device=device, dtype=dtype, attn_implementation=attn_implementation)
-        return cls(
+        acre = cls(
             decoder,
             proxy=LearnedProxy(load_learned(adapter, decoder).to(decoder.dtype)) if adapter else None,
             heads=_heads(heads, adapter, decoder),
             **options,
         )
+        if acre.heads is None:
+            _logger.warning(
+                "No retrieval heads are known for %s: BM25 chooses the passages. Find them once with: "
+                "acre calibrate --model MODEL --out heads.json",
+                model,
+            )
+        return acre
 
     def using(
         self, *, template: PromptTemplate | None = None, retriever: Retriever | None = None, **options: Any
@@ -154,7 +164,7 @@ class ACRE:
         if fixed := [name for name in READING_OPTIONS if name in options]:
             raise ConfigError(f"{', '.join(fixed)} decide how documents are read; make a new engine for another value.")
         other = copy.copy(self)
-        other.config = replace(self.config, **options)
+        other.config = replace(self.config, **options).settled(heads_known=self.heads is not None)
         other.retriever = retriever or self.retriever
         other.template = template or self.template
         other._desk = Desk(self._library, other._new_asker(render(other.template, self.decoder.tokenizer)))

@@ -36,7 +36,13 @@ Interval = Annotated[int | None, typer.Option(help="l: tokens per L1 entry. Defa
 Stride = Annotated[int | None, typer.Option(help="S: tokens read in one pass.")]
 L2Bits = Annotated[int, typer.Option("--l2-bits", help="Bits of the exact layer: 16, 8 or 4.")]
 Budget = Annotated[int, typer.Option(help="eta: most tokens refilled per question.")]
-Select = Annotated[str, typer.Option(help="consensus, paper, retriever (BM25) or hybrid.")]
+Select = Annotated[
+    str,
+    typer.Option(
+        help="consensus, paper, retriever (BM25), hybrid, or auto: consensus where the model's retrieval heads are "
+        "known, else retriever."
+    ),
+]
 Granularity = Annotated[str, typer.Option(help="passages or blocks.")]
 Passages = Annotated[int, typer.Option(help="Most passages refilled per question.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Most tokens of an answer.")]
@@ -76,7 +82,7 @@ class SelectOptions:
     """What a question refills."""
 
     budget: Budget = 4096
-    select: Select = "consensus"
+    select: Select = "auto"
     granularity: Granularity = "passages"
     passages: Passages = 2
 

@@ -145,11 +145,6 @@ def _load(engine: EngineOptions, config: ACREConfig) -> ACRE:
             attn_implementation=engine.attn,
             store=engine.store,
         )
-    if acre.heads is None:
-        Console(stderr=True, soft_wrap=True).print(  # a command that is broken in two cannot be copied
-            f"[yellow]No retrieval heads are known for {escape(engine.model)}: all heads' pooled scores choose, less "
-            "sharply. Find them once with: acre calibrate --model MODEL --out heads.json[/]"
-        )
     return acre
 
 

@@ -53,7 +53,7 @@ def make_acre(
         setting.decoder,
         proxy=proxy,
         heads=_weighted(load_heads(Path(setting.heads)) if setting.heads else None, heads, setting.decoder),
-        config=ACREConfig(window=setting.most_tokens, **options),
+        config=ACREConfig(window=setting.most_tokens, **{"select": "consensus", **options}),
         template=setting.template,
     )
 

@@ -112,8 +112,9 @@ def tiny() -> Decoder:
 
 @pytest.fixture
 def tiny_acre(tiny: Decoder) -> ACRE:
-    """An engine on the tiny Llama: window 256, blocks of 8."""
-    return ACRE(tiny, config=ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2))
+    """An engine on the tiny Llama: window 512, blocks of 8; all heads choose, as no retrieval heads of it are known."""
+    config = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2, select="consensus")
+    return ACRE(tiny, config=config)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ def test_a_question_by_words_logs_nothing_of_the_librarys_own(caplog: pytest.Log
 def documents() -> list[Document]:
     """One document of several paragraphs."""
     text = "\n\n".join(f"Paragraph {i} says that the boat left harbour {i} before dawn." for i in range(12))
-    return [ACRE(tiny_decoder(), config=ACREConfig(window=1024, passage_tokens=48)).add(text)]
+    return [ACRE(tiny_decoder(), config=ACREConfig(window=1024, passage_tokens=48, select="consensus")).add(text)]
 
 
 @pytest.mark.parametrize("budget", [0, 16, 32, 200])
@@ -53,7 +53,7 @@ def test_documents_of_one_passage_do_not_make_every_question_one_about_the_whole
 
 
 def test_a_document_of_one_passage_does_not_decide_for_a_long_one() -> None:
-    acre = ACRE(tiny_decoder(), config=ACREConfig(window=1024, interval=8, passage_tokens=48))
+    acre = ACRE(tiny_decoder(), config=ACREConfig(window=1024, interval=8, passage_tokens=48, select="consensus"))
     short, long = acre.add("The boat is blue.", id="short"), acre.add(documents()[0].text, id="long")
     assert short.cache.prior and long.cache.prior
     everywhere = long.cache.prior.scores
@@ -68,7 +68,7 @@ def test_a_document_of_one_passage_does_not_decide_for_a_long_one() -> None:
 
 def test_a_question_that_points_to_a_document_of_one_passage_is_not_about_the_whole() -> None:
     """What little it spreads over the long one looks like a content-free question's."""
-    acre = ACRE(tiny_decoder(), config=ACREConfig(window=1024, interval=8, passage_tokens=48))
+    acre = ACRE(tiny_decoder(), config=ACREConfig(window=1024, interval=8, passage_tokens=48, select="consensus"))
     short, long = acre.add("The boat is blue.", id="short"), acre.add(documents()[0].text, id="long")
     assert short.cache.prior and long.cache.prior
     for share in (0.5, 0.9):

@@ -112,7 +112,7 @@ def test_a_document_that_cannot_fit_is_refused_with_numbers(tiny: Decoder) -> No
     with pytest.raises(CapacityError, match=r"at most 4,096 fit"):
         ACRE(tiny, config=ACREConfig(window=64)).add("x" * 5000)
     with pytest.raises(CapacityError, match=r"104,857,600 characters"):
-        ACRE(tiny, config=ACREConfig(window=1024)).add("x" * (100 << 20))
+        ACRE(tiny, config=ACREConfig(window=1024, select="consensus")).add("x" * (100 << 20))
 
 
 def test_host_memory_too_small_for_l2_is_told_with_its_bytes(tiny: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_host_memory_too_small_for_l2_is_told_with_its_bytes(tiny: Decoder, monk
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
     monkeypatch.setattr("acre_rag.construct.HostWriter", refused)
-    acre = ACRE(tiny, config=ACREConfig(window=512, interval=8, stride=32))
+    acre = ACRE(tiny, config=ACREConfig(window=512, interval=8, stride=32, select="consensus"))
     n_bytes = 400 // 8 * 8 * tiny.kv_bytes_per_token
     with pytest.raises(CapacityError, match=rf"L2 takes {n_bytes:,} bytes of host memory.*shorter document"):
         acre.add("x" * 403)
@@ -133,14 +133,14 @@ def test_host_memory_too_small_for_l2_is_told_with_its_bytes(tiny: Decoder, monk
 def test_a_long_prompt_shortens_the_stride_or_is_refused_before_reading(tiny: Decoder) -> None:
     """120 L1 entries and 100 tokens of prompt leave 36 of the window's 256 places: the default stride takes 64."""
     template = PromptTemplate(before="p" * 98, after="{question}")
-    acre = ACRE(tiny, config=ACREConfig(window=256, interval=8), template=template)
+    acre = ACRE(tiny, config=ACREConfig(window=256, interval=8, select="consensus"), template=template)
     begun: list[int] = []
     assert len(acre.add("x" * 960, progress=lambda done, _: begun.append(done)).offsets) == 960
     assert acre.plan(960).stride == begun[0] == 40
     assert acre.plan(400).stride == 64
     begun.clear()
     wide = PromptTemplate(before="p" * 126, after="{question}")
-    acre = ACRE(tiny, config=ACREConfig(window=256, interval=8), template=wide)
+    acre = ACRE(tiny, config=ACREConfig(window=256, interval=8, select="consensus"), template=wide)
     with pytest.raises(CapacityError, match=r"\(127 tokens\), 125 L1 entries and one block of 8 tokens"):
         acre.add("x" * 1000, progress=lambda done, _: begun.append(done))
     assert begun == []

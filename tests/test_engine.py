@@ -277,7 +277,10 @@ def test_errors_share_one_base() -> None:
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "phi3", "mistral"])
 def test_other_families_answer(family: str) -> None:
-    acre = ACRE(tiny_decoder(family), config=ACREConfig(window=512, interval=8, stride=64, passage_tokens=32))
+    acre = ACRE(
+        tiny_decoder(family),
+        config=ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, select="consensus"),
+    )
     acre.add(TEXT)
     assert acre.ask("Where is the drum?", settings=SHORT).usage.refilled_tokens > 0
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import tiny_decoder
 from typer.testing import CliRunner
 
-from acre_rag import ACRE
+from acre_rag import ACRE, ACREConfig
 from acre_rag.cli import app
 from acre_rag.decoder import Decoder
 from acre_rag.errors import CalibrationError, ConfigError, TrainingDataError
@@ -348,3 +348,17 @@ def test_needles_stand_where_they_are_said_to(tiny: Decoder) -> None:
 def test_absurd_calibration_options_are_refused(wrong: dict, tiny: Decoder) -> None:
     with pytest.raises(CalibrationError):
         calibrate(tiny, **wrong)
+
+
+def test_without_known_heads_the_text_chooses_unless_told_otherwise(
+    tiny: Decoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    heads = RetrievalHeads(heads=(Head(0, 0, 1.0),), model_digest=tiny.digest, architecture=tiny.architecture)
+    assert ACRE(tiny).config.select == ACRE(tiny).using(select="auto").config.select == "retriever"
+    assert ACRE(tiny, heads=heads).config.select == "consensus"
+    assert ACRE(tiny, config=ACREConfig(select="consensus")).config.select == "consensus"
+    assert not caplog.records
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    ACRE.from_pretrained(tmp_path)
+    assert "acre calibrate" in caplog.text

@@ -17,7 +17,7 @@ from acre_rag.refill import refill
 from acre_rag.store import Store
 from acre_rag.store.shards import ShardWriter
 
-CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32)
+CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, select="consensus")
 
 
 @pytest.fixture(params=["memory", "8 bits", "4 bits", "store"])

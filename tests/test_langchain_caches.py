@@ -20,7 +20,7 @@ NAMES = ["fox", "owl", "hare", "mole", "wren", "toad", "lynx", "crow", "seal", "
 ZOO = " ".join(f"The {name} of the zoo keeps the number {i * 7}." for i, name in enumerate(NAMES * 3))
 PARK = " ".join(f"In the park, the {name} waits at gate {i}." for i, name in enumerate(NAMES * 3))
 QUESTION = "Which number does the mole keep?"
-CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2)
+CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2, select="consensus")
 
 
 @pytest.fixture

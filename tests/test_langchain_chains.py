@@ -204,7 +204,7 @@ async def test_the_event_loop_keeps_beating_while_the_built_in_model_answers(qa:
 
 def test_a_graph_keeps_ids_and_text_and_goes_on_after_a_restart(tiny: Decoder, tmp_path: Path) -> None:
     """Checkpoints hold no tensors; the caches come back from the engine's store."""
-    config = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2)
+    config = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2, select="consensus")
     memory, thread = InMemorySaver(), {"configurable": {"thread_id": "ann"}}
     documents = [LangChainDocument(TINY_TEXT, id="zoo", metadata={"title": "Zoo"})]
 

@@ -35,7 +35,10 @@ TALKATIVE: dict[str, Any] = {"max_tokens": 300, "temperature": 9.0, "seed": 4}
 @pytest.fixture
 def tiny_acre(tiny: Decoder) -> ACRE:
     """Wide enough for answers of some hundred tokens."""
-    return ACRE(tiny, config=ACREConfig(window=1024, interval=8, stride=64, passage_tokens=32, max_passages=2))
+    return ACRE(
+        tiny,
+        config=ACREConfig(window=1024, interval=8, stride=64, passage_tokens=32, max_passages=2, select="consensus"),
+    )
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def test_the_answer_is_the_engines_with_its_sources_as_context(qa: ACREDocumentQ
 @pytest.fixture
 def two_engines(tiny: Decoder, tmp_path: Path) -> tuple[ACRE, ACRE]:
     """On one store, as of two processes; the second has looked through it already."""
-    config = ACREConfig(window=1024, interval=8, stride=64, passage_tokens=32, max_passages=2)
+    config = ACREConfig(window=1024, interval=8, stride=64, passage_tokens=32, max_passages=2, select="consensus")
     first, second = (ACRE(tiny, config=config, store=tmp_path) for _ in range(2))
     assert not second.documents
     return first, second

@@ -196,7 +196,9 @@ def test_the_same_documents_again_are_not_read_again(tiny_acre: ACRE) -> None:
 
 def test_caches_of_other_options_are_refused_or_built_anew(tiny: Decoder, tmp_path: Path) -> None:
     def engine(interval: int) -> ACRE:
-        return ACRE(tiny, config=ACREConfig(window=512, interval=interval, stride=64), store=tmp_path)
+        return ACRE(
+            tiny, config=ACREConfig(window=512, interval=interval, stride=64, select="consensus"), store=tmp_path
+        )
 
     documents = [LangChainDocument(ZOO, id="zoo"), LangChainDocument(PARK, id="park")]
     ACRERetriever.from_documents(documents, acre=engine(8))

@@ -31,7 +31,7 @@ from acre_rag.integrations.llama_index import ACREIndex, ACREQueryEngine, join_p
 
 EIGHT = GenerationSettings(max_new_tokens=8)
 QUESTION = "Which number is it?"
-CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2)
+CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2, select="consensus")
 
 
 def text(seed: int, sections: int = 8) -> str:
@@ -350,7 +350,7 @@ def test_the_same_text_twice_is_two_documents(tiny_acre: ACRE) -> None:
 
 def test_caches_of_other_options_are_refused_or_built_anew(documents: list[Document], tmp_path: Path) -> None:
     index = ACREIndex.from_documents(documents, acre=ACRE(tiny_decoder(), config=CONFIG, store=tmp_path / "store"))
-    wider = ACREConfig(window=512, interval=16, stride=64, passage_tokens=32, max_passages=2)
+    wider = ACREConfig(window=512, interval=16, stride=64, passage_tokens=32, max_passages=2, select="consensus")
     with pytest.raises(FingerprintError, match="interval"):
         reload(index, tmp_path / "index", ACRE(tiny_decoder(), config=wider, store=tmp_path / "store"))
     again = reload(

@@ -40,7 +40,10 @@ def chat_acre() -> ACRE:
     tokenizer = copy.deepcopy(plain.tokenizer)
     tokenizer.chat_template = TEMPLATE
     decoder = Decoder(model=plain.model, tokenizer=tokenizer, name="tiny-chat")
-    return ACRE(decoder, config=ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2))
+    return ACRE(
+        decoder,
+        config=ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2, select="consensus"),
+    )
 
 
 def user(text: str) -> ChatMessage:

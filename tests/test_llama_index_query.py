@@ -809,7 +809,10 @@ def test_a_cancelled_question_stops_the_model(index: ACREIndex, forwards: list[i
 
 def test_questions_during_an_update_are_answered_from_the_old_text(tiny_acre: ACRE) -> None:
     """A tiny window reads in many strides; questions in line behind the reading still know the old version."""
-    acre = ACRE(tiny_decoder(), config=ACREConfig(window=512, interval=8, stride=8, passage_tokens=32, max_passages=2))
+    acre = ACRE(
+        tiny_decoder(),
+        config=ACREConfig(window=512, interval=8, stride=8, passage_tokens=32, max_passages=2, select="consensus"),
+    )
     index = ACREIndex.from_documents(documents(), acre=acre)
     engine = index.as_query_engine(settings=EIGHT, doc_ids=["b"])
     before = str(engine.query(QUESTION))

@@ -13,7 +13,7 @@ from acre_rag import ACRE, ACREConfig
 from acre_rag.errors import ConfigError
 from acre_rag.quantise import QuantisedCodec, codec_of, with_codec
 
-CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2)
+CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2, select="consensus")
 
 
 def reference(blocks: torch.Tensor, bits: int) -> torch.Tensor:

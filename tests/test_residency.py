@@ -13,7 +13,7 @@ from acre_rag.cache import BiLayerCache
 from acre_rag.errors import CapacityError, DocumentError
 from acre_rag.residency import Residency
 
-CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2)
+CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2, select="consensus")
 NAMES = ("one", "two", "three")
 
 

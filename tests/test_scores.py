@@ -30,7 +30,7 @@ def test_scoring_in_chunks_is_the_plain_softmax(chunk: int) -> None:
 def test_pooled_scores_are_the_models_own_attention_over_l1(family: str) -> None:
     """Eq. 15: the eager model's attention weights on the L1 slots, renormalised over them."""
     decoder = tiny_decoder(family, "eager")
-    acre = ACRE(decoder, config=ACREConfig(window=512, interval=8, stride=64))
+    acre = ACRE(decoder, config=ACREConfig(window=512, interval=8, stride=64, select="consensus"))
     cache = acre.add(TEXT).cache
     question = acre.question("Where is the drum?")
     view = global_view([cache])

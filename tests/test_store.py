@@ -28,7 +28,7 @@ from acre_rag.store.entry import sha256
 from acre_rag.store.manifest import StoredFile
 from acre_rag.store.shards import ShardWriter
 
-CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2)
+CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2, select="consensus")
 
 
 def engine(folder: Path | None, **options) -> ACRE:

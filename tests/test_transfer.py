@@ -173,7 +173,7 @@ def test_a_document_on_the_gpu_answers_as_on_the_cpu() -> None:
     moved = AutoModelForCausalLM.from_config(tiny.model.config).eval()
     moved.load_state_dict(tiny.model.state_dict())
     on_gpu = Decoder(model=moved.to("cuda"), tokenizer=tiny.tokenizer, name="tiny")
-    config = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32)
+    config = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, select="consensus")
     texts = []
     for decoder in (tiny, on_gpu):
         acre = ACRE(decoder, config=config)

@@ -23,7 +23,7 @@ from acre_rag.pressure import halvings, out_of_memory
 from acre_rag.retrieve import Span
 from acre_rag.worker import Ticket, Worker
 
-CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2)
+CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2, select="consensus")
 LONG = GenerationSettings(max_new_tokens=128)
 
 
