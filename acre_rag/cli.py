@@ -10,16 +10,33 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from acre_rag import data_commands, evaluation_commands, options, store_commands, train_commands
 from acre_rag.errors import AcreError, ConfigError, DocumentError
 from acre_rag.options import EngineOptions, SelectOptions, grouped
 
+
+class _Commands(TyperGroup):
+    """All commands. What typer would end by itself, in silence or with a code of its own, is ended here."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _fail("Interrupted; nothing half-made is left behind.", 130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Read long documents once, ask many questions, see where each answer stands.",
     no_args_is_help=True,
     add_completion=False,
@@ -48,11 +65,6 @@ def _exit_codes() -> Iterator[None]:
         _fail(str(error), 2)
     except AcreError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("Interrupted; nothing half-made is left behind.", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -163,6 +164,22 @@ def test_bad_input_gets_a_message_and_an_exit_code(
 
 def test_the_help_of_window_names_the_cap() -> None:
     assert f"at most {_WINDOW_CAP:,}" in get_args(Window)[1].help
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_interrupted_command_says_what_it_leaves_behind(model: str, tmp_path: Path, terminal: bool) -> None:
+    """Ctrl-C while it waits for its text: a pipe that nobody fills."""
+    pipe = tmp_path / "text.txt"
+    os.mkfifo(pipe)
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    command = [sys.executable, "-m", "acre_rag.cli", "ask", str(pipe), "Where?", "--model", model]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        with pipe.open("wb"):  # returns when the command has begun to read
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+    assert b"Interrupted; nothing half-made" in os.read(ours, 4096)
+    os.close(ours)
 
 
 def test_an_unknown_command_is_wrong_usage(acre: Callable[..., Done]) -> None:
