@@ -105,8 +105,11 @@ def ask(
     With --store, files are read once for good; without a file, every document in the store is asked.
     """
     from acre_rag.generate import GenerationSettings
+    from acre_rag.plot import check_picture
     from acre_rag.session import Session
 
+    if plot:
+        check_picture(plot)
     names, question = _split(arguments or [], question, stored=_stored(engine))
     if question is not None and not question.strip():
         raise ConfigError("The question is empty.")
@@ -144,11 +147,14 @@ def inspect(
 @app.command()
 def demo(
     as_json: options.Json = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw where the first question attended.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw where the first question attended (png, svg or pdf).")] = None,
 ) -> None:
     """Read a whole book with the built-in model and answer questions from it, beside the stock model."""
     from acre_rag.demo import run_demo
+    from acre_rag.plot import check_picture
 
+    if plot:
+        check_picture(plot)
     run_demo(stdout, as_json=as_json, plot=plot)
 
 

@@ -115,6 +115,8 @@ def test_a_sweep_is_one_command(acre: Acre, model: str, tmp_path: Path) -> None:
         (["eval", "--data", "ruler_vt=many", "--out", "o"], "whole numbers"),
         (["sweep", "budget", "--values", "1,two", "--data", "own=x", "--out", "o"], "1,two"),
         (["sweep", "budget", "--fixed", "budget=8", "--data", "own=x", "--out", "o"], "'budget' cannot be held"),
+        (["sweep", "budget", "--data", "own=x", "--out", "o", "--plot", "curve.bmp"], "Use one of: .png"),
+        (["ablate", "--data", "own=x", "--out", "o", "--plot", "bars.bmp"], "Use one of: .png"),
         (["sweep", "warmth", "--data", "own=x", "--out", "o"], "warmth"),
     ],
 )
