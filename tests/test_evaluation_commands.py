@@ -131,5 +131,7 @@ def test_wrong_usage_is_told_without_a_model(
 def test_missing_things_are_told(acre: Acre, tmp_path: Path) -> None:
     assert "acre eval" in acre("compare", str(tmp_path), code=1)
     assert "nowhere" in acre("eval", "--data", "own=nowhere.jsonl", "--out", str(tmp_path / "o"), code=1)
+    unnamed = acre("eval", "--data", "questions.jsonl", "--out", str(tmp_path / "o"), code=1)
+    assert "own=PATH" in unnamed.splitlines()[0]
     (tmp_path / "rows.jsonl").write_text(json.dumps({"run": 1}) + "\n")
     assert "rows.jsonl, line 1" in acre("compare", str(tmp_path), code=1)
