@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +49,21 @@ train_commands.register(app)
 evaluation_commands.register(app)
 stdout = Console()
 stderr = Console(stderr=True)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"acre {metadata.version('acre-rag')}")
+        raise typer.Exit
+
+
+@app.callback()
+def all_commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of `acre` itself; its help is the app's."""
 
 
 def main() -> None:
@@ -129,7 +145,7 @@ def ask(
 def inspect(
     files: Annotated[list[str], typer.Argument(metavar="FILE...")],
     engine: EngineOptions,
-    as_json: options.Json = False,
+    as_json: options.JsonOfDocuments = False,
 ) -> None:
     """Read files and show their caches: entries and bytes of L1 and L2, the interval chosen, seconds."""
     from acre_rag.session import Session

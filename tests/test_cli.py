@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_inspect_says_what_a_cache_holds(acre: Callable[..., Done], model: str, 
     ("arguments", "code", "message"),
     [
         (["{dir}/missing.txt", "Who?"], 1, "missing.txt"),
-        (["{dir}", "Who?"], 1, "director"),
+        (["{dir}", "Who?"], 1, "is a folder. Name its files; a shell does that for you: {dir}/*.txt"),
         (["{dir}/empty.txt", "Who?"], 1, "empty"),
         (["{dir}/binary.dat", "Who?"], 1, "binary"),
         (["{dir}/rooms.txt", "Who?", "--budget", "-1"], 2, "budget=-1"),
@@ -183,6 +184,22 @@ def test_an_interrupted_command_says_what_it_leaves_behind(model: str, tmp_path:
             assert process.wait(60) == 130
     assert b"Interrupted; nothing half-made" in os.read(ours, 4096)
     os.close(ours)
+
+
+def test_the_version_is_that_of_the_package(acre: Callable[..., Done]) -> None:
+    pyproject = Path(__file__).parent.parent / "pyproject.toml"
+    version = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["version"]
+    assert acre("--version").stdout == f"acre {version}\n"
+    assert "see where each answer stands" in acre("--help").stdout
+
+
+@pytest.mark.parametrize("command", ["build", "list", "inspect"])
+def test_the_help_of_json_tells_documents_from_answers(
+    acre: Callable[..., Done], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "One JSON object per document" in acre(command, "--help").stdout
+    assert "One JSON object per answer" in acre("ask", "--help").stdout
 
 
 def test_an_unknown_command_is_wrong_usage(acre: Callable[..., Done]) -> None:
@@ -268,8 +285,8 @@ def test_a_store_is_built_listed_verified_asked_and_emptied(
     shard = next((tmp_path / "store").rglob("l2-*"))
     shard.write_bytes(shard.read_bytes()[:-9])
     assert "l2-00000.safetensors has" in acre("verify", *place, check=1).stderr
+    assert "0 documents with a damaged manifest removed; only manifests" in acre("gc", *place).stdout
     acre("rm", "rooms.txt", *place)
-    assert "0 damaged documents removed" in acre("gc", *place).stdout
     assert "no documents" in acre("list", *place).stdout
     assert "has no documents for this model" in acre("ask", *asking, check=1).stderr
 
@@ -293,6 +310,24 @@ def test_a_damaged_document_is_told_where_the_whole_store_is_asked(
     assert note.startswith("left out: ") and "text.txt" in note
     assert "left out: " in acre("ask", *asking).stdout
     assert "left out: " in acre("ask", *asking, "--stream").stdout
+
+
+def test_one_changed_byte_is_found_by_verify_and_mended_as_it_says(
+    acre: Callable[..., Done], model: str, text: str, tmp_path: Path
+) -> None:
+    place = ["--store", str(tmp_path / "store")]
+    acre("build", text, *place, "--model", model, "--interval", "8")
+    shard = next((tmp_path / "store").rglob("l2-*"))
+    raw = shard.read_bytes()
+    shard.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    said = acre("verify", *place, check=1).stderr
+    last = len(TEXT) // 8 - 1
+    assert f"blocks 0 to {last} of l2-00000.safetensors were changed (tensor 'blocks')" in said
+    assert "acre build FILE --rebuild" in said
+    acre("gc", *place)
+    assert "were changed" in acre("verify", *place, check=1).stderr, "gc reads no blocks"
+    acre("build", text, *place, "--model", model, "--interval", "8", "--rebuild")
+    assert "rooms.txt: whole" in acre("verify", *place).stdout
 
 
 def test_a_lone_surrogate_in_a_question_is_printed_as_an_unknown_character(
