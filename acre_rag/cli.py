@@ -9,17 +9,35 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from acre_rag import data_commands, evaluation_commands, options, store_commands, train_commands
 from acre_rag.errors import AcreError, ConfigError, DocumentError
 from acre_rag.options import EngineOptions, SelectOptions, grouped
 
+
+class _Commands(TyperGroup):
+    """All commands. What typer would end by itself, in silence or with a code of its own, is ended here."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _fail("Interrupted; nothing half-made is left behind.", 130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Read long documents once, ask many questions, see where each answer stands.",
     no_args_is_help=True,
     add_completion=False,
@@ -31,6 +49,21 @@ train_commands.register(app)
 evaluation_commands.register(app)
 stdout = Console()
 stderr = Console(stderr=True)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"acre {metadata.version('acre-rag')}")
+        raise typer.Exit
+
+
+@app.callback()
+def all_commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of `acre` itself; its help is the app's."""
 
 
 def main() -> None:
@@ -48,11 +81,6 @@ def _exit_codes() -> Iterator[None]:
         _fail(str(error), 2)
     except AcreError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("Interrupted; nothing half-made is left behind.", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise
@@ -93,8 +121,11 @@ def ask(
     With --store, files are read once for good; without a file, every document in the store is asked.
     """
     from acre_rag.generate import GenerationSettings
+    from acre_rag.plot import check_picture
     from acre_rag.session import Session
 
+    if plot:
+        check_picture(plot)
     names, question = _split(arguments or [], question, stored=_stored(engine))
     if question is not None and not question.strip():
         raise ConfigError("The question is empty.")
@@ -114,7 +145,7 @@ def ask(
 def inspect(
     files: Annotated[list[str], typer.Argument(metavar="FILE...")],
     engine: EngineOptions,
-    as_json: options.Json = False,
+    as_json: options.JsonOfDocuments = False,
 ) -> None:
     """Read files and show their caches: entries and bytes of L1 and L2, the interval chosen, seconds."""
     from acre_rag.session import Session
@@ -132,11 +163,14 @@ def inspect(
 @app.command()
 def demo(
     as_json: options.Json = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw where the first question attended.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw where the first question attended (png, svg or pdf).")] = None,
 ) -> None:
     """Read a whole book with the built-in model and answer questions from it, beside the stock model."""
     from acre_rag.demo import run_demo
+    from acre_rag.plot import check_picture
 
+    if plot:
+        check_picture(plot)
     run_demo(stdout, as_json=as_json, plot=plot)
 
 

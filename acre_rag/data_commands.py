@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from acre_rag.errors import ConfigError
-from acre_rag.options import Json
+from acre_rag.options import JsonOfFacts
 
 if TYPE_CHECKING:  # torch is heavy: commands import it when they run
     from acre_rag.training.data.manifest import Manifest
@@ -50,7 +50,7 @@ def build(
     shard_examples: Annotated[int, typer.Option(help="Most examples of a file.")] = 256,
     licence: Annotated[str, typer.Option(help="Of texts for which no manifest.jsonl beside them gives one.")] = "",
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-    as_json: Json = False,
+    as_json: JsonOfFacts = False,
 ) -> None:
     """Make training shards: acre data build books/ --stage 1 --out shards/stage1 --exclude evaluation/
 
@@ -83,7 +83,7 @@ def inspect(
     folder: Folder,
     examples: Annotated[int, typer.Option(help="How many examples to show.")] = 1,
     seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
-    as_json: Json = False,
+    as_json: JsonOfFacts = False,
 ) -> None:
     """Show what a folder of shards holds, and a few of its examples."""
     from itertools import islice

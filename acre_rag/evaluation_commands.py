@@ -153,7 +153,10 @@ def sweep(
     from acre_rag.evaluation import plots
     from acre_rag.evaluation.row_files import read_rows
     from acre_rag.evaluation.sweep import OPTIONS, VALUES, Sweep
+    from acre_rag.plot import check_ending
 
+    if plot:
+        check_ending(plot)
     chosen = _numbers(values, "--values") if values is not None else VALUES.get(option, (0,))
     swept = Sweep(option=option, values=chosen, systems=_words(systems), fixed=_held(fixed))
     run.run(swept.forms, data, out)
@@ -185,7 +188,10 @@ def ablate(
     from acre_rag.evaluation.report import compare as findings
     from acre_rag.evaluation.report import of_one_setting
     from acre_rag.evaluation.row_files import read_rows
+    from acre_rag.plot import check_ending
 
+    if plot:
+        check_ending(plot)
     own, tuned = out / "parts", out / "fine-tuned"
     run.run([*SELECTION, *(training(trained) if trained else ()), VANILLA], data, own)
     if fine_tuned:

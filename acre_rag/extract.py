@@ -75,6 +75,8 @@ def extract(source: str | Path, *, stdin: BinaryIO | None = None) -> ExtractedTe
 
 
 def _read_file(path: Path) -> bytes:
+    if path.is_dir():
+        raise DocumentError(f"{path} is a folder. Name its files; a shell does that for you: {path}/*.txt")
     try:
         _check_size(path.stat().st_size, path.name)
         with path.open("rb") as stream:

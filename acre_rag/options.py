@@ -49,6 +49,8 @@ MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Most tokens of an 
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
 Stop = Annotated[list[str] | None, typer.Option(help="String that ends the answer (repeatable).")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per answer on standard output.")]
+JsonOfDocuments = Annotated[bool, typer.Option("--json", help="One JSON object per document on standard output.")]
+JsonOfFacts = Annotated[bool, typer.Option("--json", help="JSON on standard output, one object a line.")]
 StoreFolder = Annotated[
     Path | None, typer.Option("--store", help="Folder that keeps documents for good.", envvar="ACRE_STORE")
 ]

@@ -6,10 +6,33 @@ from typing import Any
 
 from acre_rag.choose import Selection
 from acre_rag.document import Document
-from acre_rag.errors import DocumentError, MissingExtraError
+from acre_rag.errors import ConfigError, DocumentError, MissingExtraError
 
 _QUIET, _CHOSEN, _EDGE = "#b9c6d3", "#d1495b", "#33415c"
 _SNIPPET_CHARS = 90
+_ENDINGS = (".png", ".svg", ".pdf")
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a picture of a format that is not drawn, before the work whose findings it is to show.
+
+    Raises:
+        ConfigError: neither .png nor .svg nor .pdf.
+    """
+    if path.suffix.lower() not in _ENDINGS:
+        raise ConfigError(f"The picture {path} has an ending that is not drawn. Use one of: {', '.join(_ENDINGS)}.")
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a picture that `plot_selection` could not write, before anything is read.
+
+    Raises:
+        ConfigError: neither .png nor .svg nor .pdf.
+        DocumentError: its folder does not exist.
+    """
+    check_ending(path)
+    if not path.parent.is_dir():
+        raise DocumentError(f"The picture {path} cannot be written: there is no folder {path.parent}. Create it first.")
 
 
 def plot_selection(

@@ -31,6 +31,7 @@ from acre_rag.select import Selector
 
 _MAX_STRIDE = 2048
 _MOST_CHARS_PER_TOKEN = 16
+_PDF_HEAD = 1024  # characters in which a PDF file's first line may stand, as readers of PDF have it
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -76,11 +77,16 @@ class Reader:
         """Tokens of a document; control tokens in it are words.
 
         Raises:
-            DocumentError: empty.
+            DocumentError: empty, or the bytes of a PDF file.
             CapacityError: too long, whatever the interval.
         """
         if not text.strip():
             raise DocumentError(f"The document {name!r} is empty: there is nothing to read.")
+        if text[:_PDF_HEAD].lstrip("\ufeff \t\r\n").startswith("%PDF-"):
+            raise DocumentError(
+                f"The document {name!r} is a PDF file's bytes, not its text: it begins with %PDF-. The command `acre` "
+                "reads PDF files; LlamaIndex's SimpleDirectoryReader does with: pip install llama-index-readers-file"
+            )
         self._check_length(text, name)
         encoded = self.decoder.literal_tokenizer(encodable(text), add_special_tokens=False, return_offsets_mapping=True)
         offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from acre_rag.errors import ConfigError, CorruptCacheError, DocumentError
-from acre_rag.options import EngineOptions, Json, Tenant, grouped
+from acre_rag.options import EngineOptions, JsonOfDocuments, Tenant, grouped
 
 if TYPE_CHECKING:  # torch is heavy: commands import it when they run
     from acre_rag.store import Store
@@ -31,7 +31,7 @@ def build(
     files: Annotated[list[str], typer.Argument(metavar="FILE...")],
     engine: EngineOptions,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Read anew what is stored already.")] = False,
-    as_json: Json = False,
+    as_json: JsonOfDocuments = False,
 ) -> None:
     """Read files into a store, once for good: later questions need neither the files nor the time."""
     from acre_rag.session import Session
@@ -55,7 +55,7 @@ def build(
             )
 
 
-def list_documents(store: StoreFolder, tenant: Tenant = "", as_json: Json = False) -> None:
+def list_documents(store: StoreFolder, tenant: Tenant = "", as_json: JsonOfDocuments = False) -> None:
     """Show what a store has."""
     from acre_rag.show import human_bytes
 
@@ -130,10 +130,15 @@ def rm(
 
 
 def gc(store: StoreFolder) -> None:
-    """Remove what interrupted processes left, and damaged documents; those of another store format stay."""
+    """Remove what interrupted processes left, and documents whose manifest is damaged; those of other formats stay.
+
+    It reads manifests alone: damage inside a document is what `acre verify` finds.
+    """
     cleaned = _existing(store).gc()
     Console().print(
-        f"{cleaned.remains} remains of interrupted processes and {cleaned.damaged} damaged documents removed"
+        f"{cleaned.remains} remains of interrupted processes and {cleaned.damaged} documents with a damaged manifest "
+        "removed; only manifests were looked at, acre verify reads every byte",
+        soft_wrap=True,
     )
     if cleaned.other_format:
         Console().print(f"{cleaned.other_format} documents of another store format left as they were")

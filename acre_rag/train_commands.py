@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from acre_rag.errors import ConfigError
-from acre_rag.options import Adapter, Device, DType, Json, Model, grouped
+from acre_rag.options import Adapter, Device, DType, JsonOfFacts, Model, grouped
 
 if TYPE_CHECKING:  # torch is heavy: commands import it when they run
     from acre_rag.training.settings import TrainingSettings
@@ -71,7 +71,7 @@ class RunOptions:
     ] = None
     device: Device = "auto"
     tracker: Annotated[list[str] | None, typer.Option("--tracker", help="tensorboard, wandb, ... (repeatable).")] = None
-    as_json: Json = False
+    as_json: JsonOfFacts = False
 
 
 def register(app: typer.Typer) -> None:

@@ -230,6 +230,13 @@ def test_an_empty_document_is_refused(tiny_acre: ACRE, text: str) -> None:
         tiny_acre.add(text)
 
 
+@pytest.mark.parametrize("before", ["", "\ufeff\r\n"])
+def test_the_bytes_of_a_pdf_file_are_no_document(tiny_acre: ACRE, before: str) -> None:
+    with pytest.raises(DocumentError, match="'paper' is a PDF file's bytes.*pip install llama-index-readers-file"):
+        tiny_acre.add(before + "%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n", id="paper")
+    tiny_acre.add("A PDF file begins with %PDF-1.7, and so on.")
+
+
 def test_a_document_shorter_than_a_block_is_answered_whole(tiny_acre: ACRE) -> None:
     tiny_acre.add("Hi Bob", id="note")
     answer = tiny_acre.ask("Who?", settings=SHORT)

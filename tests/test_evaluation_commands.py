@@ -115,6 +115,8 @@ def test_a_sweep_is_one_command(acre: Acre, model: str, tmp_path: Path) -> None:
         (["eval", "--data", "ruler_vt=many", "--out", "o"], "whole numbers"),
         (["sweep", "budget", "--values", "1,two", "--data", "own=x", "--out", "o"], "1,two"),
         (["sweep", "budget", "--fixed", "budget=8", "--data", "own=x", "--out", "o"], "'budget' cannot be held"),
+        (["sweep", "budget", "--data", "own=x", "--out", "o", "--plot", "curve.bmp"], "Use one of: .png"),
+        (["ablate", "--data", "own=x", "--out", "o", "--plot", "bars.bmp"], "Use one of: .png"),
         (["sweep", "warmth", "--data", "own=x", "--out", "o"], "warmth"),
     ],
 )
@@ -129,5 +131,7 @@ def test_wrong_usage_is_told_without_a_model(
 def test_missing_things_are_told(acre: Acre, tmp_path: Path) -> None:
     assert "acre eval" in acre("compare", str(tmp_path), code=1)
     assert "nowhere" in acre("eval", "--data", "own=nowhere.jsonl", "--out", str(tmp_path / "o"), code=1)
+    unnamed = acre("eval", "--data", "questions.jsonl", "--out", str(tmp_path / "o"), code=1)
+    assert "own=PATH" in unnamed.splitlines()[0]
     (tmp_path / "rows.jsonl").write_text(json.dumps({"run": 1}) + "\n")
     assert "rows.jsonl, line 1" in acre("compare", str(tmp_path), code=1)

@@ -196,7 +196,9 @@ def test_damaged_files(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_found(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"Unknown dataset 'hotpot'\. Known: 2wikimqa, .*own:NAME"):
+    with pytest.raises(
+        EvaluationError, match=r"'hotpot'\. For questions of your own: own=PATH.*own:NAME.*\nKnown: 2wiki"
+    ):
         load_dataset("hotpot", path=tmp_path)
     with pytest.raises(EvaluationError, match=r"hotpotqa needs its file: pass path=FILE_OR_FOLDER, or hub=True"):
         load_dataset("hotpotqa")

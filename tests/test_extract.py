@@ -280,7 +280,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_directory(tmp_path: Path) -> None:
-    refused(tmp_path, "Is a directory", "one file")
+    refused(tmp_path, "is a folder", f"{tmp_path}/*.txt")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")

@@ -259,6 +259,15 @@ def test_what_is_no_system_or_has_its_setting_already_is_refused(setting: Settin
             query_engine(made("bm25"), **wrong)
 
 
+def test_a_model_of_ones_own_is_shown_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acre_rag.integrations.systems.load_decoder", lambda: pytest.fail("a model was loaded"))
+    says = r"rq-rag has no option 'acre'\. .*setting=Setting\(decoder=\.\.\.\)"
+    with pytest.raises(ConfigError, match=says):
+        SystemQueryEngine.from_documents([], system="rq-rag", acre=None)
+    with pytest.raises(ConfigError, match=says):
+        SystemQA.from_documents([], system="rq-rag", system_options={"acre": None})
+
+
 def test_an_option_of_a_system_that_stands_beside_is_shown_its_place(setting: Setting) -> None:
     documents = [LangChainDocument(TEXT)]
     with pytest.raises(ConfigError, match="'hits' is no option of SystemQA.*system_options="):

@@ -10,7 +10,7 @@ from acre_rag.errors import TrainingDataError
 from acre_rag.training.data.conversations import UnsplitError, split_message
 from acre_rag.training.data.gold import evidence
 from acre_rag.training.data.record import Record, parts_of, records_of
-from acre_rag.training.data.source import Source, sources_of
+from acre_rag.training.data.source import Source, load_pairs, sources_of
 
 BOOK = "\n\n".join(f"Paragraph {i} of a story that goes on and on about the sea and the wind." for i in range(40))
 
@@ -194,3 +194,10 @@ def test_evidence_is_the_passages_that_are_named() -> None:
     text = "Passage 1:\nCork\nA town.\n\nPassage 2:\nAnn\nA person.\n\nPassage 3:\nSea\nWater."
     found = spans(Record(document=text, question="?", answers=("A town",), supporting=(1, 3, 9)))
     assert [f.strip() for f in found] == ["Cork\nA town.", "Sea\nWater."]
+
+
+def test_a_folder_or_a_missing_file_of_pairs_is_called_that(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDataError, match=r"is a folder\. Name the file"):
+        load_pairs(tmp_path)
+    with pytest.raises(TrainingDataError, match=r"There is no file .*pairs\.jsonl\.gz\."):
+        load_pairs(tmp_path / "pairs.jsonl.gz")

@@ -66,9 +66,10 @@ def task_of(dataset: str) -> Task:
     if family in OWN_DATA:
         return {"own": _phrase, "own_choice": _options, "own_long": _paragraph}[family](dataset)
     if dataset not in TASKS:
-        own = ", ".join(f"{name}:NAME" for name in OWN_DATA)
         raise EvaluationError(
-            f"Unknown dataset {dataset!r}. Known: {', '.join(sorted(TASKS))}. For questions of your own: {own}."
+            f"Unknown dataset {dataset!r}. For questions of your own: own=PATH, a .jsonl file with document, question "
+            f"and answer a line ({', '.join(OWN_DATA[1:])} for options and long answers, own:NAME for several files)."
+            f"\nKnown: {', '.join(sorted(TASKS))}."
         )
     return TASKS[dataset]
 

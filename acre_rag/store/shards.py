@@ -173,7 +173,8 @@ class MappedShards:
         size = self._manifest.group_blocks
         rows = self._tensors[shard][part][group * size : (group + 1) * size]
         if tensor_digest(rows) != self._manifest.digests[part][place]:
-            self._damaged(f"blocks {group * size}.. of {self._manifest.shards[shard][0]} ({part}) were changed")
+            first, file = group * size, self._manifest.shards[shard][0]
+            self._damaged(f"blocks {first} to {first + len(rows) - 1} of {file} were changed (tensor {part!r})")
         self._checked[part][place] = True
 
 

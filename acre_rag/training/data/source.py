@@ -158,9 +158,13 @@ def load_pairs(path: Path) -> list[Record]:
     """All questions of a file.
 
     Raises:
-        TrainingDataError: it cannot be read, or holds a record without a question.
+        TrainingDataError: there is no such file, it cannot be read, or holds a record without a question.
     """
-    records = list(Source(path).records()) if path.is_file() else []
+    if path.is_dir():
+        raise TrainingDataError(f"{path} is a folder. Name the file of questions: .jsonl or .jsonl.gz.")
+    if not path.exists():
+        raise TrainingDataError(f"There is no file {path}. Name a file of questions: .jsonl or .jsonl.gz.")
+    records = list(Source(path).records())
     if not records or any(record.question is None for record in records):
         raise TrainingDataError(f"{path} needs one object a line with the fields context, question and answers.")
     return records
