@@ -75,12 +75,12 @@ def extract(source: str | Path, *, stdin: BinaryIO | None = None) -> ExtractedTe
 
 
 def _read_file(path: Path) -> bytes:
-    if path.is_dir():
-        raise DocumentError(f"{path} is a folder. Name its files; a shell does that for you: {path}/*.txt")
     try:
         _check_size(path.stat().st_size, path.name)
         with path.open("rb") as stream:
             return _read(stream, path.name)
+    except IsADirectoryError as error:
+        raise DocumentError(f"{path} is a folder. Name its files; a shell does that for you: {path}/*.txt") from error
     except OSError as error:
         remedy = "Give the path of one file that exists and that you may read."
         raise DocumentError(f"{path} cannot be read: {error.strerror or error}. {remedy}") from error

@@ -17,6 +17,9 @@ from acre_rag.proxies.adapter import SHIPPED, load_learned
 from acre_rag.proxies.learned import L1Parameters
 from acre_rag.proxies.start import untrained
 
+CHOICE = "consensus"
+"""How a form chooses that does not say otherwise, as its title has it, also where the engine would prefer BM25."""
+
 UNTRAINED = "untrained"
 """As an adapter: the L1 that training begins with, before its first step."""
 
@@ -53,7 +56,7 @@ def make_acre(
         setting.decoder,
         proxy=proxy,
         heads=_weighted(load_heads(Path(setting.heads)) if setting.heads else None, heads, setting.decoder),
-        config=ACREConfig(window=setting.most_tokens, **{"select": "consensus", **options}),
+        config=ACREConfig(window=setting.most_tokens, **{"select": CHOICE, **options}),
         template=setting.template,
     )
 

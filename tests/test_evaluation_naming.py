@@ -51,7 +51,7 @@ def test_options_have_their_types(text: str, options: dict[str, object]) -> None
         ("memorag,draft=maybe", "memorag: draft='maybe' is not one of its values: True, False"),
         ("memorag,memory_options=3", "it can be set in Python only"),
         ("acre,budget=-1", "budget=-1 is too small"),
-        ("acre,select=best", "select='best' is not one of its values: paper, consensus, retriever, hybrid"),
+        ("acre,select=best", "select='best' is not one of its values: auto, paper, consensus, retriever, hybrid"),
     ],
 )
 def test_mistakes_are_told_with_what_there_is(text: str, says: str) -> None:

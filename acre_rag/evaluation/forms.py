@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from acre_rag.baselines.acre import CHOICE
 from acre_rag.baselines.base import Pipeline, Setting
 from acre_rag.baselines.registry import SYSTEMS, make_system, system_named
 from acre_rag.config import ASKING_OPTIONS, ACREConfig
@@ -102,4 +103,5 @@ def _name_of(adapter: Path) -> str:
 
 
 def _asking_defaults() -> list[tuple[str, Any]]:
-    return [(each.name, each.default) for each in fields(ACREConfig) if each.name in ASKING_OPTIONS]
+    defaults = {each.name: each.default for each in fields(ACREConfig) if each.name in ASKING_OPTIONS}
+    return [*(defaults | {"select": CHOICE}).items()]
