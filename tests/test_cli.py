@@ -177,7 +177,11 @@ def test_an_interrupted_command_says_what_it_leaves_behind(model: str, tmp_path:
     os.mkfifo(pipe)
     ours, theirs = pty.openpty() if terminal else os.pipe()
     command = [sys.executable, "-m", "acre_rag.cli", "ask", str(pipe), "Where?", "--model", model]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs) as process:
+    streams = {"stdin": subprocess.DEVNULL, "stdout": theirs, "stderr": theirs}
+    # What a shell starts in the background ignores interrupts, and so would its children.
+    with subprocess.Popen(
+        command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **streams
+    ) as process:
         os.close(theirs)
         with pipe.open("wb"):  # returns when the command has begun to read
             process.send_signal(signal.SIGINT)
