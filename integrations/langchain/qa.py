@@ -35,7 +35,7 @@ class ACREDocumentQA(OverDocuments, AnsweringRunnable):
     caches of LangChain are used, and file answers by the documents' texts and all options.
 
     Attributes:
-        select: how passages are chosen: "consensus", "hybrid", "retriever", "paper"; `None` leaves the engine's,
+        select: how passages are chosen: "auto", "consensus", "hybrid", "retriever", "paper"; `None` leaves the engine's,
             or with a `retriever` is "hybrid".
         max_passages: most passages refilled; `None` leaves the engine's.
         budget: most tokens refilled; `None` leaves the engine's.
