@@ -35,8 +35,8 @@ class ACREDocumentQA(OverDocuments, AnsweringRunnable):
     caches of LangChain are used, and file answers by the documents' texts and all options.
 
     Attributes:
-        select: how passages are chosen: "auto", "consensus", "hybrid", "retriever", "paper"; `None` leaves the engine's,
-            or with a `retriever` is "hybrid".
+        select: how passages are chosen: "auto", "consensus", "hybrid", "retriever", "paper"; `None` leaves the
+            engine's, or with a `retriever` is "hybrid".
         max_passages: most passages refilled; `None` leaves the engine's.
         budget: most tokens refilled; `None` leaves the engine's.
         retriever: a LangChain retriever over the same texts that guides refilling, under `select="hybrid"` or
