@@ -252,6 +252,7 @@ PASSAGE_IDEAS: dict[str, Callable[[Case], Array]] = {
     "each head its own, in turns": heads_in_turns,
     "retrieval heads over L1 entries": heads_over_l1,
     "all heads over L1 entries": all_heads_over_l1,
+    "all heads over L1 entries, with BM25": lambda case: z_scores(all_heads_over_l1(case)) + z_scores(case.bm25),
     "keys pooled by 4, mean": lambda case: pooled(case, 4, "mean"),
     "keys pooled by 16, mean": lambda case: pooled(case, BLOCK, "mean"),
     "keys pooled by 16, longest key": lambda case: pooled(case, BLOCK, "longest"),

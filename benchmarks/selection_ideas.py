@@ -96,8 +96,8 @@ def by_mass(rows: Sequence[dict[str, Any]], tokens: int) -> dict[str, float]:
         "threshold": threshold,
         "mean_tokens": round(spent(threshold)),
         "most_tokens": max(row["mass"]["tokens"][taken(row, threshold) - 1] for row in rows),
-        "found": _mean(found),
-        **{f"difference_{name}": value for name, value in _paired(gains).items()},
+        "found": mean(found),
+        **{f"difference_{name}": value for name, value in paired(gains).items()},
     }
 
 
@@ -167,10 +167,10 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     ideas = list(rows[0]["found"])
     result: dict[str, Any] = {
-        group: {"questions": len(each)} | {idea: _mean([r["found"][idea] for r in each]) for idea in ideas}
+        group: {"questions": len(each)} | {idea: mean([r["found"][idea] for r in each]) for idea in ideas}
         for group, each in groups.items()
     }
-    result["difference_to_consensus"] = {idea: _paired([_gain(r["found"], idea) for r in rows]) for idea in ideas}
+    result["difference_to_consensus"] = {idea: paired([_gain(r["found"], idea) for r in rows]) for idea in ideas}
     return result
 
 
@@ -178,13 +178,15 @@ def _gain(found: Mapping[str, bool], idea: str) -> int:
     return int(found[idea]) - int(found["consensus"])
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """Rounded as the results file shows it."""
     return round(statistics.mean(values), 3)
 
 
-def _paired(gains: Sequence[int]) -> dict[str, float]:
+def paired(gains: Sequence[float]) -> dict[str, float]:
+    """Mean of paired differences, and its standard error."""
     error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
-    return {"mean": _mean(gains), "standard_error": round(error, 3)}
+    return {"mean": mean(gains), "standard_error": round(error, 3)}
 
 
 if __name__ == "__main__":
