@@ -8,6 +8,9 @@ from acre_rag.errors import CapacityError, ConfigError
 Strategy = Literal["auto", "paper", "consensus", "retriever", "hybrid"]
 Granularity = Literal["blocks", "passages"]
 
+ASKS_A_RETRIEVER = ("retriever", "hybrid")
+"""Strategies that ask the text retriever."""
+
 INTERVALS = (8, 16, 32, 64, 128)
 """The intervals that the paper trains with, and the choices of the automatic interval."""
 
@@ -26,7 +29,8 @@ class ACREConfig:
             Where a long prompt and many L1 entries leave the window less room, a stride is shorter.
         budget: `eta`, most tokens refilled per question (Eq. 17).
         select: how blocks are chosen: "paper", "consensus", "retriever" or "hybrid"; "auto" is consensus where the
-            model's retrieval heads are known, else retriever: without them attention alone is often wrong.
+            model's retrieval heads are known (hybrid with a retriever of your own), else retriever: without them
+            attention alone is often wrong.
         granularity: "passages" refills runs of blocks that cover whole paragraphs, "blocks" single ones.
         passage_tokens: target length of one passage, in tokens.
         max_passages: most passages refilled per question; more is not better for a small reader.
@@ -70,11 +74,13 @@ class ACREConfig:
                 f"its L1 entries. Use an interval of at most {self.window // 2}, or a larger window."
             )
 
-    def settled(self, *, heads_known: bool) -> "ACREConfig":
-        """The same with "auto" in its meaning for a model."""
+    def settled(self, *, heads_known: bool, own_retriever: bool = False) -> "ACREConfig":
+        """The same with "auto" in its meaning for a model and a retriever of the user's own."""
         if self.select != "auto":
             return self
-        return replace(self, select="consensus" if heads_known else "retriever")
+        if not heads_known:
+            return replace(self, select="retriever")
+        return replace(self, select="hybrid" if own_retriever else "consensus")
 
 
 def _at_least(name: str, value: object, low: int) -> None:

@@ -15,7 +15,7 @@ from acre_rag.answer import Answer, Source
 from acre_rag.asking import Asker, Prepared
 from acre_rag.cache import KV
 from acre_rag.choose import Selection
-from acre_rag.config import READING_OPTIONS, ACREConfig
+from acre_rag.config import ASKS_A_RETRIEVER, READING_OPTIONS, ACREConfig
 from acre_rag.construct import ProgressCallback, ReadingPlan
 from acre_rag.decoder import Decoder
 from acre_rag.desk import Asked, Desk, Documents
@@ -81,10 +81,10 @@ class ACRE:
     ) -> None:
         self.decoder = decoder
         self.heads = heads or shipped_heads(decoder)
-        self.config = (config or ACREConfig()).settled(heads_known=self.heads is not None)
+        self.retriever = retriever
+        self.config = self._settled(config or ACREConfig())
         if self.heads:
             check_heads(self.heads, decoder)
-        self.retriever = retriever
         self.template = template
         self._selector = Selector(decoder, self.heads)
         prompt = render(template, decoder.tokenizer)
@@ -155,17 +155,23 @@ class ACRE:
 
         Args:
             template: another way to put the question; what stands before the document is in the caches and must stay.
-            retriever: another text retriever.
+            retriever: another text retriever; without `select` a strategy is chosen that asks it.
             options: fields of `ACREConfig` that do not change what was read (`config.ASKING_OPTIONS`).
 
         Raises:
-            ConfigError: the option would need the documents to be read anew.
+            ConfigError: the option would need the documents to be read anew, or the strategy asks no retriever.
         """
         if fixed := [name for name in READING_OPTIONS if name in options]:
             raise ConfigError(f"{', '.join(fixed)} decide how documents are read; make a new engine for another value.")
         other = copy.copy(self)
-        other.config = replace(self.config, **options).settled(heads_known=self.heads is not None)
-        other.retriever = retriever or self.retriever
+        if retriever is not None:
+            other.retriever = retriever
+            options.setdefault("select", self.config.select if self.config.select in ASKS_A_RETRIEVER else "auto")
+        other.config = other._settled(replace(self.config, **options))
+        if retriever is not None and other.config.select not in ASKS_A_RETRIEVER:
+            raise ConfigError(
+                f"select={other.config.select!r} asks no retriever: use 'hybrid' or 'retriever', or pass none."
+            )
         other.template = template or self.template
         other._desk = Desk(self._library, other._new_asker(render(other.template, self.decoder.tokenizer)))
         if other._desk.asker.prompt.prefix != self._desk.asker.prompt.prefix:
@@ -448,6 +454,10 @@ class ACRE:
         return engine_fingerprint(
             self.decoder, proxy=reader.proxy, heads=self.heads, config=self.config, prompt=reader.prompt
         )
+
+    def _settled(self, config: ACREConfig) -> ACREConfig:
+        own = self.retriever is not bm25_retriever
+        return config.settled(heads_known=self.heads is not None, own_retriever=own)
 
     def _new_asker(self, prompt: RenderedPrompt) -> Asker:
         return Asker(

@@ -9,7 +9,7 @@ from torch import Tensor
 from acre_rag.blocks import Run
 from acre_rag.cache import Prior
 from acre_rag.choose import Selection, best_units, spread_units, within_budget
-from acre_rag.config import ACREConfig
+from acre_rag.config import ASKS_A_RETRIEVER, ACREConfig
 from acre_rag.decoder import Decoder
 from acre_rag.document import Document
 from acre_rag.errors import ConfigError
@@ -115,7 +115,7 @@ class Selector:
         """
         units = [*split_units(documents, "passages"), *_without_blocks(documents)]
         by_text = by_heads = np.zeros(len(units))
-        if select in ("retriever", "hybrid"):
+        if select in ASKS_A_RETRIEVER:
             by_text = span_scores(retriever(question.text, documents), units, documents)
         if select != "retriever":
             tokens = _without_prior(self._raw_scores(documents, self._queries(question, documents)), documents)

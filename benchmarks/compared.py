@@ -1,7 +1,7 @@
 """Rows of `acre eval`, `acre sweep` or `acre ablate` as a committed result, the rendered table, a page and a picture.
 
 acre eval --systems acre,acre-hybrid,bm25,rag,full,... --data squad_article=data/longqa_dev ... --out runs/NAME
-python -m benchmarks.compared runs/NAME --name table1-NAME
+python -m benchmarks.compared runs/NAME --name table1-NAME          (--keep adds to what is committed)
 
 docs/results.md shows what is called table1-*, sweep-OPTION-* or ablation-*. Differences are to `acre`; where nothing
 is called so, as in a sweep, to the form that was asked first, whatever it scored.
@@ -20,7 +20,7 @@ from acre_rag.evaluation.facts import told
 from acre_rag.evaluation.page import page
 from acre_rag.evaluation.report import Comparison, compare, registry_order
 from acre_rag.evaluation.row_files import read_rows
-from acre_rag.evaluation.rows import Row, plain
+from acre_rag.evaluation.rows import Row, Run, plain
 from acre_rag.evaluation.sheets import markdown
 from benchmarks import record
 from benchmarks.pictures import picture, picture_path
@@ -33,6 +33,8 @@ def main() -> None:
     """Write results/NAME.jsonl, results/NAME.md, results/NAME.html and results/NAME.svg."""
     options = _options()
     rows = read_rows(options.folders)
+    if options.keep:
+        rows = beside_earlier(rows, earlier_rows(record.RESULTS / f"{options.name}.jsonl"))
     if options.fine_tuned:
         rows = beside(rows, read_rows([options.fine_tuned]))
     if options.model:
@@ -68,12 +70,32 @@ def page_of(comparisons: Sequence[Comparison]) -> str:
 
 def line_of(row: Row, runs: dict[str, int]) -> dict[str, Any]:
     """A row with the number of its run instead of the run, and spans instead of quoted evidence."""
-    key = json.dumps({**plain(row.run), "facts": dict(row.facts), "where": _place(row)}, sort_keys=True)
+    key = json.dumps({**plain(row.run), "facts": dict(row.facts), "where": _place(row)})
     number = runs.setdefault(key, len(runs))
     kept = ("item", "content", "document", "document_tokens", "question", "gold", "answer", "score", "finished")
     kept += ("tokens", "seconds", "memory", "trace", "notes", "error")
     sources = [[source["start"], source["end"]] for source in row.sources]
     return {"run": number, **{name: getattr(row, name) for name in kept}, "sources": sources}
+
+
+def earlier_rows(path: Path) -> list[Row]:
+    """Rows of a committed result: the inverse of `line_of`, but for the time and the words of the evidence."""
+    first, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    runs = first["summary"]["runs"]
+    return [_row_of(runs[line["run"]], line) for line in lines]
+
+
+def _row_of(run: dict[str, Any], line: dict[str, Any]) -> Row:
+    shared = {name: value for name, value in run.items() if name not in ("facts", "where")}
+    own = {name: value for name, value in line.items() if name not in ("run", "sources")}
+    sources = [{"start": start, "end": end} for start, end in line["sources"]]
+    return Row(run=Run(**shared), facts=run["facts"], where=run["where"], sources=sources, **own)
+
+
+def beside_earlier(rows: Sequence[Row], earlier: Sequence[Row]) -> list[Row]:
+    """Earlier rows and new ones; where a system was asked a data set anew, the new ones alone."""
+    anew = {(row.run.system, row.run.dataset) for row in rows}
+    return [*(row for row in earlier if (row.run.system, row.run.dataset) not in anew), *rows]
 
 
 def _place(row: Row) -> dict[str, Any]:
@@ -112,6 +134,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="folders of rows")
     parser.add_argument("--name", required=True, help="name of the result files")
+    parser.add_argument("--keep", action="store_true", help="keep the rows that this result holds already")
     parser.add_argument("--baseline", default=_BASELINE, help="the system that others are compared with")
     parser.add_argument("--model", help="the model's full name, where the rows have only that of its file")
     parser.add_argument("--fine-tuned", type=Path, help="folder of the fine-tuned model's rows (`acre ablate`)")

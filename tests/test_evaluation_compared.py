@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
-def write(rows: list[Row], name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def write(
+    rows: list[Row], name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *flags: str
+) -> list[dict[str, Any]]:
     """Rows as the command takes them; the lines of the result file."""
     runs = folder.parent / f"runs-{name}"
-    runs.mkdir()
+    runs.mkdir(exist_ok=True)
     (runs / "rows.jsonl").write_bytes(b"".join(each.to_line() for each in rows))
-    monkeypatch.setattr(sys, "argv", ["compared", str(runs), "--name", name])
+    monkeypatch.setattr(sys, "argv", ["compared", str(runs), "--name", name, *flags])
     compared.main()
     return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -65,6 +68,21 @@ def test_a_result_file_keeps_digests_facts_and_its_page(folder: Path, monkeypatc
     page = (folder / "table1-hand.html").read_text(encoding="utf-8")
     assert "bm25 says" in page and "characters 7-19: the harp is in room 2" in page
     assert "Quotations are left out" not in page
+
+
+def test_new_rows_stand_beside_those_that_a_result_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, *held = write(by_hand(), "table1-hand", folder, monkeypatch)
+    rows = compared.earlier_rows(folder / "table1-hand.jsonl")
+    runs: dict[str, int] = {}
+    assert [compared.line_of(each, runs) for each in rows] == held
+    assert "\n".join(map(compared.markdown, compare(rows))) == (folder / "table1-hand.md").read_text(encoding="utf-8")
+
+    new = [row("rag", "a", "3", 77.0), row("full", "c", "3", 50.0)]
+    first, *after = write(new, "table1-hand", folder, monkeypatch, "--keep")
+    runs_now = first["summary"]["runs"]
+    asked = Counter((runs_now[line["run"]]["system"], runs_now[line["run"]]["dataset"]) for line in after)
+    assert asked["acre", "a"] == 6 and asked["full", "c"] == 1
+    assert asked["rag", "a"] == 1  # asked anew: the earlier rows are gone
 
 
 def test_a_large_page_tells_where_evidence_stands_instead_of_quoting_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from conftest import tiny_decoder
 from typer.testing import CliRunner
 
-from acre_rag import ACRE, ACREConfig
+from acre_rag import ACRE, ACREConfig, Document
 from acre_rag.cli import app
 from acre_rag.decoder import Decoder
 from acre_rag.errors import CalibrationError, ConfigError, TrainingDataError
@@ -19,6 +20,7 @@ from acre_rag.heads import Head, RetrievalHeads, beside, check_heads, heads_besi
 from acre_rag.models import load_decoder
 from acre_rag.proxies import Proxy
 from acre_rag.proxies.adapter import save_adapter
+from acre_rag.retrieve import Span
 from acre_rag.training import calibration
 from acre_rag.training.calibration import calibrate, choose_heads
 from acre_rag.training.choices import N_PRIORS, choices
@@ -348,6 +350,22 @@ def test_needles_stand_where_they_are_said_to(tiny: Decoder) -> None:
 def test_absurd_calibration_options_are_refused(wrong: dict, tiny: Decoder) -> None:
     with pytest.raises(CalibrationError):
         calibrate(tiny, **wrong)
+
+
+def test_a_retriever_of_your_own_is_asked_unless_told_otherwise(tiny: Decoder) -> None:
+    heads = RetrievalHeads(heads=(Head(0, 0, 1.0),), model_digest=tiny.digest, architecture=tiny.architecture)
+
+    def finds_nothing(question: str, documents: Sequence[Document]) -> list[Span]:
+        return []
+
+    known, unknown = ACRE(tiny, heads=heads), ACRE(tiny)
+    assert ACRE(tiny, heads=heads, retriever=finds_nothing).config.select == "hybrid"
+    assert known.using(retriever=finds_nothing).config.select == "hybrid"
+    assert known.using(select="retriever").using(retriever=finds_nothing).config.select == "retriever"
+    assert unknown.using(retriever=finds_nothing).config.select == "retriever"
+    assert known.config.select == "consensus"  # the first engine is left alone
+    with pytest.raises(ConfigError, match="'paper' asks no retriever: use 'hybrid'"):
+        known.using(select="paper", retriever=finds_nothing)
 
 
 def test_without_known_heads_the_text_chooses_unless_told_otherwise(

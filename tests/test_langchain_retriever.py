@@ -280,11 +280,11 @@ def test_any_langchain_retriever_guides_refilling(tiny_acre: ACRE, select: str) 
     assert "seal" in context[0].page_content
 
 
-def test_with_a_retriever_the_strategy_is_hybrid_and_no_other_that_ignores_it(tiny_acre: ACRE) -> None:
+def test_with_a_retriever_the_strategy_asks_it(tiny_acre: ACRE) -> None:
     guide = Scripted(found=[LangChainDocument(MOLE)])
     tiny_acre.add(ZOO, id="zoo")
     context = ACREDocumentQA(acre=tiny_acre, retriever=guide, max_tokens=4).invoke(QUESTION)["context"]
-    expected = tiny_acre.using(select="hybrid", retriever=RetrieverGuide(guide)).retrieve(QUESTION)
+    expected = tiny_acre.using(select="retriever", retriever=RetrieverGuide(guide)).retrieve(QUESTION)
     assert [each.page_content for each in context] == [source.text for source in expected]
     with pytest.raises(ConfigError, match="'consensus' asks no retriever: use 'hybrid'"):
         ACREDocumentQA(acre=tiny_acre, retriever=guide, select="consensus").invoke(QUESTION)

@@ -40,6 +40,6 @@ def lines(systems: Iterable[tuple[str, Mapping[str, str]]]) -> list[str]:
     """
     found: dict[str, list[str]] = defaultdict(list)
     for title, facts in systems:
-        if said := "; ".join(f"{name} {value}" for name, value in told(facts).items()):
+        if said := "; ".join(f"{name} {value}" for name, value in sorted(told(facts).items())):
             found[said].append(title)
     return [f"{', '.join(titles)}: {said}." for said, titles in found.items()]

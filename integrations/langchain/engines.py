@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 from langchain_core.retrievers import BaseRetriever
 
 from acre_rag import ACRE
-from acre_rag.errors import ConfigError
 from acre_rag.integrations.langchain.guide import RetrieverGuide
 
 _MOST = 16
@@ -25,15 +24,13 @@ def engine_with(acre: ACRE, *, retriever: BaseRetriever | None = None, **options
 
     Args:
         acre: the engine with the documents.
-        retriever: guides refilling; with it, `select` is "hybrid" by default.
+        retriever: guides refilling; by default `select` asks it too (see `ACRE.using`).
         options: question-time fields of `ACREConfig`; `None` leaves the engine's own.
 
     Raises:
         ConfigError: an option is out of range, or the strategy would not ask the retriever.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    if retriever is not None and given.setdefault("select", "hybrid") not in ("retriever", "hybrid"):
-        raise ConfigError(f"select={given['select']!r} asks no retriever: use 'hybrid' or 'retriever', or pass none.")
     if not given and retriever is None:
         return acre
     # The engine made keeps the retriever alive, so its identity is not given to another one.

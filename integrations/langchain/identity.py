@@ -12,6 +12,7 @@ from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from acre_rag import ACRE, Document
+from acre_rag.config import ASKS_A_RETRIEVER
 from acre_rag.document import text_digest
 from acre_rag.retrieve import bm25_retriever
 
@@ -26,7 +27,7 @@ def engine_identity(acre: ACRE) -> str:
     """
     if (known := _KNOWN.get(acre)) is not None:
         return known
-    own_retriever = acre.config.select in ("retriever", "hybrid") and acre.retriever is not bm25_retriever
+    own_retriever = acre.config.select in ASKS_A_RETRIEVER and acre.retriever is not bm25_retriever
     facts = {
         "fingerprint": dict(acre.fingerprint),
         "config": asdict(acre.config),

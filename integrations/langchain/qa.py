@@ -36,7 +36,7 @@ class ACREDocumentQA(OverDocuments, AnsweringRunnable):
 
     Attributes:
         select: how passages are chosen: "auto", "consensus", "hybrid", "retriever", "paper"; `None` leaves the
-            engine's, or with a `retriever` is "hybrid".
+            engine's, or with a `retriever` takes one that asks it (see `ACRE.using`).
         max_passages: most passages refilled; `None` leaves the engine's.
         budget: most tokens refilled; `None` leaves the engine's.
         retriever: a LangChain retriever over the same texts that guides refilling, under `select="hybrid"` or

@@ -77,7 +77,7 @@ def engine_with(
 
     Args:
         shelf: the documents.
-        retriever: a LlamaIndex retriever that guides refilling; with it, `select` is "hybrid" by default.
+        retriever: a LlamaIndex retriever that guides refilling; by default `select` asks it too (see `ACRE.using`).
         similarity_top_k: LlamaIndex's name for `max_passages`.
         options: see `ASKING_OPTIONS`; `None` leaves the engine's own.
 
@@ -91,8 +91,6 @@ def engine_with(
         given.setdefault("max_passages", similarity_top_k)
     if retriever is None:
         return shelf.acre.using(**given) if given else shelf.acre
-    if given.setdefault("select", "hybrid") not in ("retriever", "hybrid"):
-        raise ConfigError(f"select={given['select']!r} asks no retriever: use 'hybrid' or 'retriever', or pass none.")
     return shelf.acre.using(retriever=guided_by(retriever, shelf), **given)
 
 
