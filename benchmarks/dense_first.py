@@ -1,7 +1,7 @@
 """Should the first layers attend to the whole document? Their attention is spread, so a choice of passages costs them most.
 
 The first `k` layers keep every document token, exact; the others see what was refilled, as always. Measured on documents
-within the window (there the exact layer is full attention's own cache): whether the question, read so, finds the right
+within the window (there the exact layer is full attention's own cache) and longer than what is refilled: whether the question, read so, finds the right
 passage, and the F1 of the answers. `k = 0` is the method as it is; all layers dense is full attention.
 """
 
@@ -156,7 +156,8 @@ def main() -> None:
             decoder.model.set_attn_implementation("sdpa")
             document = acre.add(mine[0].document, id=document_id)
             decoder.model.set_attn_implementation(LENGTHS_APART)
-            for item in mine if document.n_tokens + 512 <= acre.window else ():
+            worth = 2 * options.tokens <= document.n_tokens <= acre.window - 512  # a choice to make, and all of it fits
+            for item in mine if worth else ():
                 rows.append({"dataset": name, "id": item.id} | measured(acre, document, item, layers, options.tokens))
             acre.remove(document)
         write(f"dense_first-{options.name}", summary(rows, layers), rows)
