@@ -44,6 +44,12 @@ class SettingOptions:
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", "--lr", help="At its highest.")] = None
     schedule: Annotated[str | None, typer.Option(help="cosine or constant.")] = None
     retrieval_weight: Annotated[float | None, typer.Option(help="Stage 2: weight of the retrieval loss.")] = None
+    repeats: Annotated[
+        float | None, typer.Option(help="Stage 1: share of documents that repeat their first half in another order.")
+    ] = None
+    document_weight: Annotated[
+        float | None, typer.Option(help="Stage 2: weight of stage 1's loss on the document.")
+    ] = None
     checkpointing: Annotated[bool | None, typer.Option("--checkpointing", help="Recompute activations.")] = None
     shard: Annotated[
         bool | None, typer.Option("--shard", help="Share the model's layers out among the processes (FSDP).")
@@ -141,11 +147,14 @@ def _progress(total: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         yield lambda record: progress.update(task, completed=record["step"], description=_line(record, total))
 
 
+_BESIDE = ("retrieval", "document")  # losses beside the first
+
+
 def _line(record: Mapping[str, Any], total: int) -> str:
-    retrieval = f", retrieval {record['retrieval_loss']:.3f}" if "retrieval_loss" in record else ""
+    beside = "".join(f", {name} {record[f'{name}_loss']:.3f}" for name in _BESIDE if f"{name}_loss" in record)
     skipped = f", {record['skipped']} examples passed over" if "skipped" in record else ""
     return (
-        f"step {record['step']}/{total}, loss {record['loss']:.3f}{retrieval}, l = {record['interval']}, "
+        f"step {record['step']}/{total}, loss {record['loss']:.3f}{beside}, l = {record['interval']}, "
         f"{record['seconds']:.1f} s{skipped}"
     )
 

@@ -52,6 +52,34 @@ def test_each_token_is_predicted_by_the_one_before_it_within_its_stride(first_st
     assert not set(slots.tolist()) & set(layout.l1_slots.tolist())
 
 
+def test_a_repeated_document_is_its_first_half_twice_and_the_second_time_in_pieces() -> None:
+    once = lesson(stage="stage1", context=(1024,), n_tokens=1024, repeats=0.0)
+    twice = lesson(stage="stage1", context=(1024,), n_tokens=1024, repeats=1.0)
+    n_prefix = twice.layout.n_prefix
+    first, second = twice.token_ids[n_prefix:].split(512)
+    assert torch.equal(first, once.token_ids[n_prefix : n_prefix + 512])
+    assert not torch.equal(first, second) and sorted(first.tolist()) == sorted(second.tolist())
+    pieces = {tuple(piece.tolist()) for piece in first.split(128)}
+    assert {tuple(piece.tolist()) for piece in second.split(128)} == pieces
+    assert torch.equal(twice.token_ids, lesson(stage="stage1", context=(1024,), n_tokens=1024, repeats=1.0).token_ids)
+
+
+def test_stage_two_can_go_on_with_the_loss_of_stage_one() -> None:
+    decoder = tiny_decoder()
+    settings = TrainingSettings(stage="stage2", context=(300,), stride=64, intervals=(8,), document_weight=0.5)
+    asked = Teacher(decoder, settings).lesson(EXAMPLE, Draw(8, 300))
+    assert asked.beside is not None
+    reader = NestedReader(decoder, L1Parameters(decoder))
+    answer, document = lesson_losses(reader, asked, settings)
+    ids = asked.token_ids[: asked.layout.n_prefix + asked.layout.n_tokens]
+    alone = reading(n_prefix=asked.layout.n_prefix, n_tokens=asked.layout.n_tokens, interval=8, stride=64)
+    slots, targets = stage1_targets(alone, ids)
+    losses = token_losses(decoder, reader(ids, alone)[slots], targets)
+    assert float(document) == pytest.approx(0.5 * losses.mean().item(), rel=1e-4)
+    [plain] = lesson_losses(reader, asked, TrainingSettings(stage="stage2", context=(300,), stride=64, intervals=(8,)))
+    assert float(answer) == pytest.approx(float(plain), rel=1e-5)
+
+
 def test_the_heads_loss_and_its_gradient_are_those_of_plain_cross_entropy() -> None:
     decoder = tiny_decoder()
     torch.manual_seed(0)

@@ -32,6 +32,7 @@ class Lesson:
         targets: `[n]`, those tokens.
         question: slots of the question as it is first read, over the L1 entries alone; `None` in stage 1.
         gold: blocks that answer it.
+        beside: slots and targets of the document's own next tokens (stage 1's), for `document_weight`.
     """
 
     token_ids: Tensor
@@ -40,8 +41,10 @@ class Lesson:
     targets: Tensor
     question: slice | None = None
     gold: tuple[int, ...] = ()
+    beside: tuple[Tensor, Tensor] | None = None
 
 
+_PIECE = 128  # tokens of a repeated document that keep their order
 _MOST_SKIPPED = 100  # in one step; then the data is held to be of the wrong kind
 
 
@@ -131,6 +134,9 @@ class Teacher:
     def document_lesson(self, example: TrainingExample, draw: Draw) -> Lesson:
         """Eq. 20: the document's own next tokens."""
         document = self._ids(example.document)[: draw.n_tokens]
+        rng = random.Random(f"{self._settings.seed}:{example.id}:{draw}")
+        if rng.random() < self._settings.repeats:
+            document = repeated(document, rng)
         if len(document) < self._settings.least_tokens:
             raise DocumentError(
                 f"{example.id} has {len(document)} tokens, and a later stride to learn from takes "
@@ -151,13 +157,14 @@ class Teacher:
         layout = self._reading(len(document), draw.interval)
         gold = _blocks_of(gold_tokens, layout)
         first = layout.n_slots
+        beside = stage1_targets(layout, torch.cat([self._prefix, document])) if self._settings.document_weight else None
         refilled = {*gold, *self._random_run(layout, len(gold), rng)}
         layout = layout.asking(len(question.ids))
         layout = layout.asking(len(question.ids) + len(answer), refilled=sorted(refilled))
         ids = torch.cat([self._prefix, document, question.ids, question.ids, answer])
         slots = torch.arange(layout.n_slots - len(answer) - 1, layout.n_slots - 1)
         own = slice(first + question.own.start, first + question.own.stop)
-        return Lesson(ids, layout, slots, answer, own, gold)
+        return Lesson(ids, layout, slots, answer, own, gold, beside)
 
     def _plain_lesson(self, example: TrainingExample, draw: Draw) -> Lesson:
         """The same example as ordinary text: one step, no block, no L1 token."""
@@ -215,6 +222,14 @@ class Teacher:
     def _ids(self, text: str) -> Tensor:
         ids = self._decoder.tokenizer(text, add_special_tokens=False)["input_ids"]
         return torch.tensor(ids, dtype=torch.long, device=self._decoder.device)
+
+
+def repeated(document: Tensor, rng: random.Random) -> Tensor:
+    """The first half of `[N]` tokens, then its pieces again in an order that is drawn (less an odd last one)."""
+    half = document[: len(document) // 2]
+    pieces = list(half.split(_PIECE))
+    rng.shuffle(pieces)
+    return torch.cat([half, *pieces])
 
 
 def _blocks_of(spans: Sequence[tuple[int, int]], layout: Layout) -> tuple[int, ...]:

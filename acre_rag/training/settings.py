@@ -39,10 +39,14 @@ class TrainingSettings:
         warmup_steps: from zero to `learning_rate`.
         weight_decay: of the projections.
         max_grad_norm: gradients are scaled down to this norm.
+        repeats: stage 1: share of documents whose second half is the first in another order, which only a memory of
+            the first can continue; beyond the paper, 0 for none.
         first_stride: whether stage 1 counts the first stride, which sees no earlier L1.
         refill: stage 2: tokens refilled beside the right blocks, from blocks drawn at random.
         retrieval_weight: stage 2: weight of the loss that pulls the question's attention to the right blocks' L1
             entries; beyond the paper, 0 for none.
+        document_weight: stage 2: weight of stage 1's loss on the example's document, so that what was learnt there
+            stays; beyond the paper, 0 for none.
         held_out: files of a folder of texts that are never trained on.
         reading: "parallel" or "sequential".
         checkpointing: recompute activations.
@@ -70,9 +74,11 @@ class TrainingSettings:
     warmup_steps: int = 5
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    repeats: float = 0.0
     first_stride: bool = False
     refill: int = 512
     retrieval_weight: float = 0.0
+    document_weight: float = 0.0
     held_out: int = 8
     reading: str = "parallel"
     checkpointing: bool = False
@@ -121,6 +127,8 @@ class TrainingSettings:
                 "stay as they are and every process runs them equally often. Use stage1 or stage2 with "
                 "reading='parallel', or shard=false."
             )
+        if not 0 <= self.repeats <= 1:
+            raise ConfigError(f"repeats={self.repeats} must lie between 0 and 1: it is a share of the documents.")
         if not 0 < self.learning_rate < 1:
             raise ConfigError(f"learning_rate={self.learning_rate} must lie between 0 and 1.")
 

@@ -17,6 +17,7 @@ from accelerate import Accelerator, DistributedType  # type: ignore[import-untyp
 from torch import Tensor, nn
 from transformers import get_scheduler
 
+from acre_rag.decoder import Decoder
 from acre_rag.errors import AdapterError, ConfigError
 from acre_rag.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from acre_rag.training.data.example import TrainingExample
@@ -147,8 +148,7 @@ class Trainer:
         _check_finite(means, step, norm)
         return {
             "step": step + 1,
-            "loss": means[0],
-            **({"retrieval_loss": means[1]} if len(means) > 1 else {}),
+            **dict(zip(loss_names(self._settings), means, strict=True)),
             **({"skipped": len(skipped)} if skipped else {}),
             "interval": draw.interval,
             "tokens": draw.n_tokens * self._settings.batch,
@@ -181,23 +181,38 @@ class Trainer:
 
 
 def lesson_losses(model: nn.Module, lesson: Lesson, settings: TrainingSettings) -> Tensor:
-    """`[1]`, or `[2]` with the weighted retrieval loss, of one lesson; their sum is what training makes small.
+    """The weighted losses of one lesson, named by `loss_names`; their sum is what training makes small.
 
     Args:
         model: a reader, wrapped or not.
         lesson: what is read, asked and predicted.
-        settings: for `retrieval_weight`.
+        settings: for the weights.
     """
     reader = cast(NestedReader | PlainReader, getattr(model, "module", model))
     watch = None
     if settings.retrieval_weight and lesson.question and lesson.gold:
         watch = RetrievalWatch(reader.decoder, lesson.layout, lesson.question)
     hidden: Tensor = model(lesson.token_ids, lesson.layout, watch=watch)
-    losses = [next_token_loss(reader.decoder, hidden[lesson.slots.to(hidden.device)], lesson.targets)]
+    losses = [_predicted(reader.decoder, hidden, lesson.slots, lesson.targets)]
     if settings.retrieval_weight:
         retrieval = watch.loss(lesson.gold) if watch else losses[0].new_zeros(())
         losses.append(settings.retrieval_weight * retrieval)
+    if settings.document_weight:
+        document = losses[0].new_zeros(())
+        if lesson.beside and len(lesson.beside[0]):  # a document of one stride has no later one
+            document = _predicted(reader.decoder, hidden, *lesson.beside)
+        losses.append(settings.document_weight * document)
     return torch.stack(losses)
+
+
+def loss_names(settings: TrainingSettings) -> list[str]:
+    """What a step's record calls its losses."""
+    beside = {"retrieval_loss": settings.retrieval_weight, "document_loss": settings.document_weight}
+    return ["loss", *(name for name, weight in beside.items() if weight)]
+
+
+def _predicted(decoder: Decoder, hidden: Tensor, slots: Tensor, targets: Tensor) -> Tensor:
+    return next_token_loss(decoder, hidden[slots.to(hidden.device)], targets)
 
 
 def _groups(reader: NestedReader | PlainReader, settings: TrainingSettings) -> list[dict[str, Any]]:
