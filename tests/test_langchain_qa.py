@@ -116,6 +116,8 @@ def test_an_unknown_option_is_refused_before_anything_is_read(kind: Any, tiny_ac
             make(documents, acre=tiny_acre, max_tokns=2)
     with pytest.raises(ConfigError, match="'max_tokns'"):
         kind(acre=tiny_acre, max_tokns=2)
+    with pytest.raises(ConfigError, match="search_kwargs={'k': 4} is k=4 here"):
+        ACRERetriever(acre=tiny_acre, search_kwargs={"k": 4})
     assert not tiny_acre.documents
 
 

@@ -117,10 +117,14 @@ def test_other_transformations_see_the_documents_first(tiny_acre: ACRE) -> None:
     assert len(index.as_retriever(filters=loud).retrieve(QUESTION)) == 2
 
 
-def test_blank_documents_are_left_out(tiny_acre: ACRE) -> None:
-    index = ACREIndex.from_documents([document("a", 0), Document(text=" \n", id_="blank")], acre=tiny_acre)
+def test_blank_documents_are_left_out(tiny_acre: ACRE, caplog: pytest.LogCaptureFixture) -> None:
+    scan = Document(text=" \n", id_="blank", metadata={"file_name": "scan.pdf"})
+    index = ACREIndex.from_documents([document("a", 0), scan], acre=tiny_acre)
+    assert "no text in it" in caplog.text and "scan.pdf" in caplog.text
+    with pytest.raises(DocumentError, match="no text in scan.pdf, blank"):
+        ACREIndex.from_documents([scan, Document(text="", id_="blank")], acre=tiny_acre)
     assert list(index.cache_names()) == ["a"]
-    assert index.refresh_ref_docs([Document(text=" \n", id_="blank")]) == [False]
+    assert index.refresh_ref_docs([scan]) == [False]
 
 
 def test_metadata_is_no_part_of_the_text(tiny_acre: ACRE) -> None:

@@ -1,7 +1,7 @@
 """ACRERetriever: the passages that a question would refill, as LangChain documents. Decodes nothing."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document as LangChainDocument
@@ -25,6 +25,8 @@ class ACRERetriever(OverDocuments, BaseRetriever):
     Attributes:
         k: passages to return, best first; `None` returns exactly what a question would refill.
     """
+
+    elsewhere: ClassVar[str] = " What a vector store takes as search_kwargs={'k': 4} is k=4 here."
 
     k: int | None = Field(default=None, ge=1)
 

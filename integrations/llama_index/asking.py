@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.vector_stores.types import MetadataFilters
 
 from acre_rag import ACRE, Answer, GenerationSettings, Source
@@ -85,13 +87,22 @@ def engine_with(
         ConfigError: an unknown option, or a retriever that the strategy would not ask.
     """
     if unknown := options.keys() - set(ASKING_OPTIONS):
-        raise ConfigError(f"Unknown option {sorted(unknown)[0]!r}; there are: {', '.join(ASKING_OPTIONS)}.")
+        raise ConfigError(_unknown(sorted(unknown)[0]))
     given = {name: value for name, value in options.items() if value is not None}
     if similarity_top_k is not None:
         given.setdefault("max_passages", similarity_top_k)
     if retriever is None:
         return shelf.acre.using(**given) if given else shelf.acre
     return shelf.acre.using(retriever=guided_by(retriever, shelf), **given)
+
+
+def _unknown(name: str) -> str:
+    """What to do instead."""
+    there_are = ", ".join((*ASKING_OPTIONS, "similarity_top_k", "retriever", "filters", "doc_ids"))
+    message = f"Unknown option {name!r}; there are: {there_are}."
+    if name in signature(RetrieverQueryEngine.from_args).parameters:
+        message += f" {name} is for another model that answers from the text of the passages: pass it with llm=..."
+    return message
 
 
 def _names(held: Sequence[Held]) -> list[str]:

@@ -1,5 +1,6 @@
 """LlamaIndex Documents to nodes that are read whole, one cache each, and the names of those caches; asks no model."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -17,6 +18,8 @@ from llama_index.core.schema import (
 from acre_rag.document import text_digest
 from acre_rag.errors import DocumentError
 from acre_rag.integrations.pages import PAGE_LABELS, PAGE_STARTS, by_file, joined_text, shared_metadata
+
+_logger = logging.getLogger(__name__)
 
 
 def text_of(node: BaseNode) -> str:
@@ -88,8 +91,28 @@ class WholeDocument(TransformComponent):
             DocumentError: earlier transformations split a document.
         """
         whole = [_whole(node) for node in nodes if not is_blank(node)]
+        if len(whole) < len(nodes):
+            names = ", ".join(_label(node) for node in nodes if is_blank(node))
+            _logger.warning("Left out, for there is no text in it (scanned pages need OCR first): %s", names)
         refuse_parts(whole)
         return list(whole)
+
+
+def _label(node: BaseNode) -> str:
+    """What a user knows a Document by."""
+    return str(node.metadata.get("file_name") or node.node_id)
+
+
+def refuse_blanks(documents: Sequence[Document]) -> None:
+    """Documents of which none holds text would make an index that answers nothing.
+
+    Raises:
+        DocumentError: there are documents, and all of them are blank.
+    """
+    if documents and all(map(is_blank, documents)):
+        raise DocumentError(
+            f"There is no text in {', '.join(map(_label, documents))}. Scanned pages need OCR before they can be read."
+        )
 
 
 def refuse_parts(nodes: Sequence[BaseNode]) -> None:

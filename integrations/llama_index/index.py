@@ -20,6 +20,7 @@ from acre_rag.errors import ConfigError
 from acre_rag.integrations.llama_index.asking import Asking, engine_with
 from acre_rag.integrations.llama_index.chat_engine import ACREChatEngine
 from acre_rag.integrations.llama_index.documents import join_pages as pages_joined
+from acre_rag.integrations.llama_index.documents import refuse_blanks
 from acre_rag.integrations.llama_index.llm import ACRELLM
 from acre_rag.integrations.llama_index.names import options_of
 from acre_rag.integrations.llama_index.prompts import QUESTION_TEMPLATE
@@ -84,7 +85,7 @@ class ACREIndex(WholeDocumentIndex):
         """Read documents, each whole.
 
         Args:
-            documents: the documents; blank ones are left out.
+            documents: the documents; blank ones are left out with a warning.
             storage_context: where texts and metadata are kept.
             show_progress: whether to show progress bars.
             callback_manager: LlamaIndex's.
@@ -95,9 +96,10 @@ class ACREIndex(WholeDocumentIndex):
             options: the other arguments of `ACREIndex`.
 
         Raises:
-            DocumentError: a transformation split a document.
+            DocumentError: a transformation split a document, or all of them are blank.
             CapacityError: a document is too long for the engine's window.
         """
+        refuse_blanks(documents)
         return super().from_documents(
             pages_joined(documents) if join_pages else documents,
             storage_context=storage_context,
