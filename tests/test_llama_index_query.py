@@ -577,10 +577,15 @@ def test_a_page_of_a_file_that_is_not_asked_guides_nothing_and_is_told(
     assert "None of the 2 nodes of Fixed stands in the documents asked" in caplog.text
 
 
-def test_with_a_retriever_the_strategy_is_hybrid_and_no_other_that_ignores_it(index: ACREIndex) -> None:
-    assert index.as_retriever(retriever=Fixed()).asking.acre.config.select == "hybrid"
+def test_with_a_retriever_the_strategy_asks_it(index: ACREIndex) -> None:
+    assert index.as_retriever(retriever=Fixed()).asking.acre.config.select == "retriever"  # no heads known
     with pytest.raises(ConfigError, match="hybrid"):
         index.as_query_engine(retriever=Fixed(), select="consensus")
+
+
+def test_an_option_for_another_model_says_so(index: ACREIndex) -> None:
+    with pytest.raises(ConfigError, match="Unknown option 'response_mode'.* pass it with llm="):
+        index.as_query_engine(response_mode="compact")
 
 
 # Conversation
