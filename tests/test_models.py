@@ -256,6 +256,27 @@ def test_a_hub_id_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatc
         load_decoder("nobody/nothing")
 
 
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_a_hub_model_is_loaded_from_an_earlier_download_without_network(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the layout of the hub's cache."""
+    revision = "0123456789012345678901234567890123456789"
+    snapshot = tmp_path / "models--some--model" / "snapshots" / revision
+    saved(snapshot)
+    digest = load_decoder(snapshot, dtype="float32").digest
+    if weights == "pytorch_model.bin":
+        torch.save(load_file(snapshot / "model.safetensors"), snapshot / weights)
+        (snapshot / "model.safetensors").unlink()
+    refs = tmp_path / "models--some--model" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(revision)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    decoder = load_decoder("some/model", dtype="float32")
+    assert decoder.name == "some/model" and decoder.digest == digest
+
+
 @pytest.mark.parametrize(
     ("option", "error"),
     [
