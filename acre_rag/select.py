@@ -73,7 +73,7 @@ class Selector:
         if config.select == "retriever":
             return _by_retriever(question, documents, config, budget_tokens, retriever)
         raw = self._raw_scores(documents, self._queries(question, documents))
-        tokens = _without_prior(raw, documents) if config.prior else _as_arrays(raw)
+        tokens = without_prior(raw, documents) if config.prior else _as_arrays(raw)
         scores = self._agreement(tokens, units)
         passages = units if config.granularity == "passages" else split_units(documents, "passages")
         if about_the_whole(raw, documents, peak=float(self._agreement(tokens, passages).max(initial=0.0))):
@@ -118,7 +118,7 @@ class Selector:
         if select in ASKS_A_RETRIEVER:
             by_text = span_scores(retriever(question.text, documents), units, documents)
         if select != "retriever":
-            tokens = _without_prior(self._raw_scores(documents, self._queries(question, documents)), documents)
+            tokens = without_prior(self._raw_scores(documents, self._queries(question, documents)), documents)
             by_heads = self._agreement(tokens, units)
         best = np.full(len(documents), -np.inf)
         np.maximum.at(best, [unit.document for unit in units], _both(by_heads, by_text))
@@ -203,7 +203,7 @@ def _both(by_heads: Scores, by_text: Scores) -> Scores:
     return mean
 
 
-def _without_prior(raw: Sequence[Tensor], documents: Sequence[Document]) -> list[Scores]:
+def without_prior(raw: Sequence[Tensor], documents: Sequence[Document]) -> list[Scores]:
     """Scores of every blocked token, the prior taken off.
 
     Several documents share one softmax; each prior is scaled to the mass that its document received.

@@ -19,7 +19,7 @@ from acre_rag import ACRE, ACREConfig, Document
 from acre_rag.prompts import SHORT_ANSWER
 from acre_rag.question import global_view, question_queries
 from acre_rag.retrieve import bm25_retriever
-from acre_rag.select import _without_prior
+from acre_rag.select import without_prior
 from acre_rag.units import Scores, span_scores, split_units, z_scores
 from benchmarks.record import write
 from benchmarks.squad import gold_passages, load
@@ -76,8 +76,8 @@ def _scores(acre: ACRE, documents: Sequence[Document], question: str, units: Seq
 
 def _ways(acre: ACRE, documents: Sequence[Document], queries: Tensor, units: Sequence[Any]) -> dict[str, Scores]:
     selector = acre._selector
-    shared = _without_prior(selector._raw_scores(documents, queries), documents)
-    apart = [_without_prior(selector._raw_scores([d], queries), [d])[0] for d in documents]
+    shared = without_prior(selector._raw_scores(documents, queries), documents)
+    apart = [without_prior(selector._raw_scores([d], queries), [d])[0] for d in documents]
     within = np.concatenate(
         [selector._agreement([a], split_units([d], "passages")) for a, d in zip(apart, documents, strict=True)]
     )
