@@ -1,0 +1,144 @@
+"""What does an answer lose when passages are refilled as they were kept, and not read again?
+
+The same passages, chosen once for each question, are put before the question in several forms: as L2 kept them, or read again in
+the place where they are refilled (over the prefix, the L1 entries before them and the passages before them); with L1
+entries around them or without. Read again without L1 entries is what text retrieval gives to the model, word for word.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from acre_rag import ACRE, ACREConfig, Document
+from acre_rag.blocks import merge_runs, nested_order
+from acre_rag.cache import KV
+from acre_rag.construct import slots_of, to_transformers
+from acre_rag.evaluation.datasets import load_dataset
+from acre_rag.evaluation.item import EvalItem, sample
+from acre_rag.evaluation.metrics import qa_f1
+from acre_rag.generate import GenerationSettings, decode
+from acre_rag.heads import load_heads
+from acre_rag.models import load_decoder
+from acre_rag.prompts import SHORT_ANSWER
+from acre_rag.refill import refill
+from benchmarks.record import write
+from benchmarks.selection_ideas import paired
+
+SETTINGS = GenerationSettings(max_new_tokens=32, stop=("\n",))
+FORMS = {
+    "kept, with L1": (False, True),
+    "kept, alone": (False, False),
+    "read again, with L1": (True, True),
+    "read again, alone": (True, False),
+}
+
+
+def read_again(acre: ACRE, document: Document, blocks: NDArray[np.int64], *, l1_context: bool) -> KV:
+    """The refilled working cache (`acre_rag.refill`), the chosen blocks read anew where they stand in it.
+
+    Args:
+        acre: the engine.
+        document: the document asked.
+        blocks: `[k]`, ascending.
+        l1_context: whether the L1 entries stand between the refilled blocks.
+
+    Returns:
+        Rotated keys and values.
+    """
+    cache, ids = document.cache, token_ids(acre, document)
+    fresh = cache.l1.slots(0, 0)  # un-rotated slots of the blocks read so far
+    done: list[int] = []
+    for run in merge_runs(blocks.tolist()):
+        before = KV.cat([cache.prefix, _nested(cache.l1.slots(0, run.start), fresh, done, cache.interval, l1_context)])
+        past = to_transformers(KV(acre.decoder.rope.rotate(before.keys), before.values))
+        stretch = ids[run.start * cache.interval : run.stop * cache.interval]
+        with torch.inference_mode():
+            acre.decoder.base(input_ids=stretch[None], past_key_values=past, use_cache=True)
+        new = slots_of(past, len(before))
+        fresh = KV.cat([fresh, KV(acre.decoder.rope.unrotate(new.keys, len(before)), new.values)])
+        done += range(run.start, run.stop)
+    slots = KV.cat([cache.prefix, _nested(cache.l1, fresh, done, cache.interval, l1_context), cache.tail])
+    return KV(acre.decoder.rope.rotate(slots.keys), slots.values)
+
+
+def token_ids(acre: ACRE, document: Document) -> Tensor:
+    """`[N]`, as the document was read."""
+    ids = acre.decoder.literal_tokenizer(document.text, add_special_tokens=False)["input_ids"]
+    return torch.tensor(ids, device=acre.decoder.device)
+
+
+def _nested(l1: KV, refilled: KV, blocks: Sequence[int], interval: int, l1_context: bool) -> KV:
+    order = torch.from_numpy(nested_order(blocks, n_blocks=len(l1), interval=interval, l1_context=l1_context))
+    pool = KV.cat([l1, refilled])
+    return KV(pool.keys[:, :, order], pool.values[:, :, order])
+
+
+def measured(acre: ACRE, document: Document, item: EvalItem) -> dict[str, Any]:
+    """One question in every form."""
+    blocks = acre.select(item.question, document).blocks[0]
+    ids = acre.question(item.question).ids
+    answers: dict[str, str] = {}
+    for name, (again, l1_context) in FORMS.items():
+        if again:
+            slots = read_again(acre, document, blocks, l1_context=l1_context)
+        else:
+            slots = refill([document.cache], [blocks], rope=acre.decoder.rope, l1_context=l1_context)
+        answers[name] = decode(acre.decoder, [slots], [ids], SETTINGS)[0].text
+    return {"answers": answers, "f1": {name: qa_f1(answer, item.answers) for name, answer in answers.items()}}
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean F1 of each form for each data set, and differences to the first form with standard errors."""
+    first = next(iter(FORMS))
+    result: dict[str, Any] = {}
+    for name in dict.fromkeys(row["dataset"] for row in rows):
+        mine = [row["f1"] for row in rows if row["dataset"] == name]
+        result[name] = {
+            "questions": len(mine),
+            "f1": {form: round(100 * statistics.mean(f1[form] for f1 in mine), 1) for form in FORMS},
+            "difference": {form: paired([100 * (f1[form] - f1[first]) for f1 in mine]) for form in FORMS},
+        }
+    return result
+
+
+def main() -> None:
+    """Run and write benchmarks/results/reading_again-NAME.jsonl."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
+    parser.add_argument("--sets", default="squad_article,covidqa")
+    parser.add_argument("--questions", type=int, default=25, help="most questions of a data set")
+    parser.add_argument("--documents", type=int, default=2, help="most documents of a data set")
+    parser.add_argument("--passages", type=int, default=2, help="passages refilled")
+    parser.add_argument("--select", default="consensus", help="how they are chosen")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--heads", type=Path)
+    parser.add_argument("--name", default="smollm2-135m")
+    parser.add_argument("--window", type=int)
+    options = parser.parse_args()
+    config = ACREConfig(window=options.window, select=options.select, max_passages=options.passages)
+    heads = load_heads(options.heads) if options.heads else None
+    acre = ACRE(load_decoder(options.model), heads=heads, config=config, template=SHORT_ANSWER)
+    rows: list[dict[str, Any]] = []
+    for name in options.sets.split(","):
+        items = sample(
+            load_dataset(name, path=options.data), limit=options.questions, documents=options.documents, seed=0
+        )
+        for document_id in dict.fromkeys(item.document_id for item in items):
+            mine = [item for item in items if item.document_id == document_id]
+            document = acre.add(mine[0].document, id=document_id)
+            rows += [{"dataset": name, "id": item.id} | measured(acre, document, item) for item in mine]
+            acre.remove(document)
+            write(f"reading_again-{options.name}", summary(rows), rows)
+        print(name, json.dumps(summary(rows)[name]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
