@@ -3,14 +3,14 @@
 All keys are un-rotated (see rope.py). L1 and the prefix live on the model's device, L2 in host memory.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from acre_rag.l2 import L2
+from acre_rag.l2 import L2, HostRows
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class KV:
     def slots(self, start: int, stop: int) -> "KV":
         """View of slots `start <= t < stop`."""
         return KV(self.keys[:, :, start:stop], self.values[:, :, start:stop])
+
+    def to(self, device: torch.device) -> "KV":
+        """The same slots on a device."""
+        return KV(self.keys.to(device), self.values.to(device))
 
     @staticmethod
     def cat(parts: "list[KV]") -> "KV":
@@ -91,3 +95,21 @@ class BiLayerCache:
     def host_bytes(self) -> int:
         """Bytes of host memory that L2 holds."""
         return self.l2.host_bytes
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor in memory that the cache owns; rows mapped from a store are the store's."""
+        compact = [tensor for part in (self.prefix, self.l1, self.tail) for tensor in (part.keys, part.values)]
+        rows = [part.tensor for part in self.l2.parts.values() if isinstance(part, HostRows)]
+        return [*compact, self.head_keys, *([self.prior.scores] if self.prior else []), *rows]
+
+    def to(self, device: torch.device) -> "BiLayerCache":
+        """The same cache with its compact part on a device; L2 stays where it is."""
+        return replace(
+            self,
+            prefix=self.prefix.to(device),
+            l1=self.l1.to(device),
+            tail=self.tail.to(device),
+            head_keys=self.head_keys.to(device),
+            prior=self.prior and replace(self.prior, scores=self.prior.scores.to(device)),
+        )

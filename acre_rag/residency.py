@@ -9,17 +9,15 @@ guards all moves; what a caller holds stays where it is.
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Literal, TypeVar, cast
 
 import torch
-from torch import Tensor
 
-from acre_rag.cache import KV, BiLayerCache
+from acre_rag.cache import BiLayerCache
 from acre_rag.document import Document
 from acre_rag.errors import AcreError, CapacityError, DocumentError
-from acre_rag.l2 import HostRows
 from acre_rag.transfer import release_unused
 
 Tier = Literal["device", "host", "disk"]
@@ -249,7 +247,7 @@ class Residency:
             assert home.reload is not None
             home.resting = home.reload()
         resting = home.resting
-        moved = _moved(resting, self._device)  # when memory runs out here, the document stays where it is
+        moved = resting.to(self._device)  # when memory runs out here, the document stays where it is
         home.document.holder.cache, home.resting = moved, None
         self._free(resting, keep=moved)
 
@@ -289,7 +287,7 @@ class Residency:
         cache = home.document.holder.cache
         if cache is None:
             return
-        moved = _moved(cache, torch.device("cpu"))
+        moved = cache.to(torch.device("cpu"))
         home.document.holder.cache, home.resting = None, moved
         self._free(cache, keep=moved)
         self._counts.evictions += 1
@@ -314,33 +312,8 @@ class Residency:
         """Nothing may use these tensors any more; in a test build they are poisoned."""
         if not self._poison:
             return
-        kept = {tensor.untyped_storage().data_ptr() for tensor in (_tensors(keep) if keep else [])}
+        kept = {tensor.untyped_storage().data_ptr() for tensor in (keep.tensors if keep else [])}
         with torch.inference_mode():
-            for tensor in _tensors(cache):
+            for tensor in cache.tensors:
                 if tensor.untyped_storage().data_ptr() not in kept:
                     tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
-
-
-def _moved(cache: BiLayerCache, device: torch.device) -> BiLayerCache:
-    """The same cache with its compact part on a device; L2 stays where it is."""
-
-    def kv(part: KV) -> KV:
-        return KV(part.keys.to(device), part.values.to(device))
-
-    prior = cache.prior and replace(cache.prior, scores=cache.prior.scores.to(device))
-    return replace(
-        cache,
-        prefix=kv(cache.prefix),
-        l1=kv(cache.l1),
-        tail=kv(cache.tail),
-        head_keys=cache.head_keys.to(device),
-        prior=prior,
-    )
-
-
-def _tensors(cache: BiLayerCache) -> list[Tensor]:
-    """Every tensor in memory that a cache owns; rows mapped from a store are the store's."""
-    found = [cache.head_keys, *([cache.prior.scores] if cache.prior else [])]
-    for part in (cache.prefix, cache.l1, cache.tail):
-        found += [getattr(part, field.name) for field in fields(part)]
-    return found + [rows.tensor for rows in cache.l2.parts.values() if isinstance(rows, HostRows)]

@@ -8,7 +8,7 @@ import torch
 from conftest import tiny_decoder
 from test_engine import SHORT, TEXT
 
-from acre_rag import ACRE, ACREConfig, residency
+from acre_rag import ACRE, ACREConfig
 from acre_rag.cache import BiLayerCache
 from acre_rag.errors import CapacityError, DocumentError
 from acre_rag.residency import Residency
@@ -145,7 +145,7 @@ def test_a_move_that_runs_out_of_memory_loses_nothing(way: str, monkeypatch: pyt
     for name in ("one", "two"):
         acre.add(texts()[name], id=name)
     expected = {name: acre.ask("Where is the lamp?", name, settings=SHORT).text for name in ("one", "two")}
-    real, failing = residency._moved, [torch.device("cpu")] if way == "to the host" else []
+    real, failing = BiLayerCache.to, [torch.device("cpu")] if way == "to the host" else []
 
     def refused_once(cache: BiLayerCache, device: torch.device) -> BiLayerCache:
         if failing != ["done"] and (way == "to the device" or cache is acre.get("two").holder.cache):
@@ -153,6 +153,6 @@ def test_a_move_that_runs_out_of_memory_loses_nothing(way: str, monkeypatch: pyt
             raise torch.OutOfMemoryError("no room to move")
         return real(cache, device)
 
-    monkeypatch.setattr(residency, "_moved", refused_once)
+    monkeypatch.setattr(BiLayerCache, "to", refused_once)
     answers = {name: acre.ask("Where is the lamp?", name, settings=SHORT).text for name in ("one", "two")}
     assert failing == ["done"] and answers == expected
