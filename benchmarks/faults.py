@@ -28,6 +28,7 @@ from acre_rag.errors import AcreError, StoreError
 from acre_rag.fingerprint import Fingerprint, document_fingerprint
 from acre_rag.residency import Residency
 from acre_rag.store import Store, files
+from benchmarks.damage import DAMAGE, restore
 from benchmarks.record import write
 
 CONFIG = ACREConfig(window=512, interval=8, stride=64, passage_tokens=32, max_passages=2)
@@ -146,9 +147,9 @@ def mutations(new_engine: NewEngine, folder: Path, times: int, *, seed: int = 0)
     originals = {path: path.read_bytes() for place in places.values() for path in place.iterdir()}
     counts: Counter[str] = Counter(mutations=times)
     for _ in range(times):
-        kind = rng.choice(list(MUTATIONS))
+        kind = rng.choice(list(DAMAGE))
         target = rng.choice([path for path in originals if path.parent == places["document 0"]])
-        MUTATIONS[kind](target, places["document 1"], rng)
+        DAMAGE[kind](target, places["document 1"], rng)
         counts[kind] += 1
         try:
             Store(folder).find("document 0")[0].verify()
@@ -166,7 +167,7 @@ def mutations(new_engine: NewEngine, folder: Path, times: int, *, seed: int = 0)
         except Exception as error:  # counted: the claim is that there is none
             counts["unnamed_errors"] += 1
             print("unnamed:", kind, target.name, repr(error)[:300], flush=True)
-        _restore(folder, originals)
+        restore(folder, originals)
     return {name: counts[name] for name in (*counts, "unseen_by_verify", "wrong_answers", "unnamed_errors")}
 
 
@@ -352,69 +353,6 @@ def _visitor(said: Any, new_engine: NewEngine, folder: Path, expected: list[str]
             counts["told_it_was_removed"] += 1
             counts["other_errors"] += "removed" not in str(error) and "No document" not in str(error)
     said.put(dict(counts))
-
-
-def _flip(target: Path, _other: Path, rng: random.Random) -> None:
-    raw = bytearray(target.read_bytes())
-    raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
-    target.write_bytes(raw)
-
-
-def _cut(target: Path, _other: Path, rng: random.Random) -> None:
-    os.truncate(target, rng.randrange(target.stat().st_size))
-
-
-def _grow(target: Path, _other: Path, rng: random.Random) -> None:
-    with target.open("ab") as file:
-        file.write(rng.randbytes(rng.randrange(1, 99)))
-
-
-def _swap(target: Path, other: Path, _rng: random.Random) -> None:
-    target.write_bytes((other / target.name).read_bytes())
-
-
-def _delete(target: Path, _other: Path, _rng: random.Random) -> None:
-    target.unlink()
-
-
-def _edit_header(target: Path, _other: Path, rng: random.Random) -> None:
-    """Another number somewhere in the first bytes: shapes, offsets, lengths."""
-    raw = bytearray(target.read_bytes())
-    digits = [i for i, byte in enumerate(raw[:600]) if 48 <= byte <= 57] or [0]
-    raw[rng.choice(digits)] = rng.choice(b"0123456789")
-    target.write_bytes(raw)
-
-
-def _edit_manifest(target: Path, _other: Path, rng: random.Random) -> None:
-    path = target.parent / "manifest.json"
-    lines = path.read_text(encoding="ascii").splitlines()
-    line = rng.randrange(len(lines))
-    edits = [lines[:line] + lines[line + 1 :], [*lines[:line], lines[line].replace("1", "2"), *lines[line + 1 :]]]
-    path.write_text("\n".join(rng.choice(edits)), encoding="ascii")
-
-
-MUTATIONS: dict[str, Callable[[Path, Path, random.Random], None]] = {
-    "flip": _flip,
-    "cut": _cut,
-    "grow": _grow,
-    "swap": _swap,
-    "delete": _delete,
-    "edit_header": _edit_header,
-    "edit_manifest": _edit_manifest,
-}
-
-
-def _restore(folder: Path, originals: dict[Path, bytes]) -> None:
-    """As it was; a document that was healed into its place is in the way."""
-    places = {path.parent for path in originals}
-    for place in Path(folder / "documents").glob("*/*"):
-        for path in place.iterdir():
-            if place not in places or path not in originals:
-                path.unlink()
-    for path, raw in originals.items():
-        path.parent.mkdir(exist_ok=True)
-        if not path.exists() or path.read_bytes() != raw:
-            path.write_bytes(raw)
 
 
 def _hostile_names(times: int, rng: random.Random, outside: Path) -> list[str]:
