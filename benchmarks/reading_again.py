@@ -1,8 +1,8 @@
 """What does an answer lose when passages are refilled as they were kept, and not read again?
 
 The same passages, chosen once for each question, are put before the question in several forms: as L2 kept them, or read again in
-the place where they are refilled (over the prefix, the L1 entries before them and the passages before them); with L1
-entries around them or without. Read again without L1 entries is what text retrieval gives to the model, word for word.
+the place where they are refilled (over the prefix, the L1 entries before them and the passages before them); between the
+L1 entries, behind them all, or alone. Read again alone is what text retrieval gives to the model, word for word.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -33,40 +33,50 @@ from benchmarks.record import write
 from benchmarks.selection_ideas import paired
 
 SETTINGS = GenerationSettings(max_new_tokens=32, stop=("\n",))
-FORMS = {
-    "kept, with L1": (False, True),
-    "kept, alone": (False, False),
-    "read again, with L1": (True, True),
-    "read again, alone": (True, False),
+Place = Literal["nested", "behind", "alone"]
+"""Of refilled blocks: each before its L1 entry (Eq. 18-19), behind all L1 entries, or without any."""
+FORMS: dict[str, tuple[bool, Place]] = {
+    f"{name}, {place}": (again, place)
+    for again, name in ((False, "kept"), (True, "read again"))
+    for place in get_args(Place)
 }
 
 
-def read_again(acre: ACRE, document: Document, blocks: NDArray[np.int64], *, l1_context: bool) -> KV:
-    """The refilled working cache (`acre_rag.refill`), the chosen blocks read anew where they stand in it.
+def kept(acre: ACRE, document: Document, blocks: NDArray[np.int64], place: Place) -> KV:
+    """The working cache with blocks as L2 has them; arguments as in `read_again`."""
+    if place != "behind":
+        return refill([document.cache], [blocks], rope=acre.decoder.rope, l1_context=place == "nested")
+    taken = document.cache.l2.take(torch.from_numpy(blocks))  # [k, L, 2, Hkv, l, D]
+    slots = taken.permute(1, 2, 3, 0, 4, 5).flatten(3, 4).to(acre.decoder.device)
+    return _working(acre, document, KV(slots[:, 0], slots[:, 1]), blocks.tolist(), place)
+
+
+def read_again(acre: ACRE, document: Document, blocks: NDArray[np.int64], place: Place) -> KV:
+    """The working cache with blocks that are read anew where they stand in it.
 
     Args:
         acre: the engine.
         document: the document asked.
         blocks: `[k]`, ascending.
-        l1_context: whether the L1 entries stand between the refilled blocks.
+        place: where they stand.
 
     Returns:
         Rotated keys and values.
     """
-    cache, ids = document.cache, token_ids(acre, document)
+    cache, ids, rope = document.cache, token_ids(acre, document), acre.decoder.rope
     fresh = cache.l1.slots(0, 0)  # un-rotated slots of the blocks read so far
     done: list[int] = []
     for run in merge_runs(blocks.tolist()):
-        before = KV.cat([cache.prefix, _nested(cache.l1.slots(0, run.start), fresh, done, cache.interval, l1_context)])
-        past = to_transformers(KV(acre.decoder.rope.rotate(before.keys), before.values))
+        entries = cache.l1.slots(0, run.start) if place == "nested" else cache.l1
+        before = KV.cat([cache.prefix, _placed(entries, fresh, done, cache.interval, place)])
+        past = to_transformers(KV(rope.rotate(before.keys), before.values))
         stretch = ids[run.start * cache.interval : run.stop * cache.interval]
         with torch.inference_mode():
             acre.decoder.base(input_ids=stretch[None], past_key_values=past, use_cache=True)
         new = slots_of(past, len(before))
-        fresh = KV.cat([fresh, KV(acre.decoder.rope.unrotate(new.keys, len(before)), new.values)])
+        fresh = KV.cat([fresh, KV(rope.unrotate(new.keys, len(before)), new.values)])
         done += range(run.start, run.stop)
-    slots = KV.cat([cache.prefix, _nested(cache.l1, fresh, done, cache.interval, l1_context), cache.tail])
-    return KV(acre.decoder.rope.rotate(slots.keys), slots.values)
+    return _working(acre, document, fresh, done, place)
 
 
 def token_ids(acre: ACRE, document: Document) -> Tensor:
@@ -75,8 +85,17 @@ def token_ids(acre: ACRE, document: Document) -> Tensor:
     return torch.tensor(ids, device=acre.decoder.device)
 
 
-def _nested(l1: KV, refilled: KV, blocks: Sequence[int], interval: int, l1_context: bool) -> KV:
-    order = torch.from_numpy(nested_order(blocks, n_blocks=len(l1), interval=interval, l1_context=l1_context))
+def _working(acre: ACRE, document: Document, refilled: KV, blocks: Sequence[int], place: Place) -> KV:
+    """Prefix, L1 entries with un-rotated refilled slots in their place, tail; rotated."""
+    cache = document.cache
+    slots = KV.cat([cache.prefix, _placed(cache.l1, refilled, blocks, cache.interval, place), cache.tail])
+    return KV(acre.decoder.rope.rotate(slots.keys), slots.values)
+
+
+def _placed(l1: KV, refilled: KV, blocks: Sequence[int], interval: int, place: Place) -> KV:
+    if place == "behind":
+        return KV.cat([l1, refilled])
+    order = torch.from_numpy(nested_order(blocks, n_blocks=len(l1), interval=interval, l1_context=place == "nested"))
     pool = KV.cat([l1, refilled])
     return KV(pool.keys[:, :, order], pool.values[:, :, order])
 
@@ -86,11 +105,8 @@ def measured(acre: ACRE, document: Document, item: EvalItem) -> dict[str, Any]:
     blocks = acre.select(item.question, document).blocks[0]
     ids = acre.question(item.question).ids
     answers: dict[str, str] = {}
-    for name, (again, l1_context) in FORMS.items():
-        if again:
-            slots = read_again(acre, document, blocks, l1_context=l1_context)
-        else:
-            slots = refill([document.cache], [blocks], rope=acre.decoder.rope, l1_context=l1_context)
+    for name, (again, place) in FORMS.items():
+        slots = (read_again if again else kept)(acre, document, blocks, place)
         answers[name] = decode(acre.decoder, [slots], [ids], SETTINGS)[0].text
     return {"answers": answers, "f1": {name: qa_f1(answer, item.answers) for name, answer in answers.items()}}
 
@@ -103,8 +119,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         mine = [row["f1"] for row in rows if row["dataset"] == name]
         result[name] = {
             "questions": len(mine),
-            "f1": {form: round(100 * statistics.mean(f1[form] for f1 in mine), 1) for form in FORMS},
-            "difference": {form: paired([100 * (f1[form] - f1[first]) for f1 in mine]) for form in FORMS},
+            "f1": {form: round(statistics.mean(f1[form] for f1 in mine), 1) for form in FORMS},
+            "difference": {form: paired([f1[form] - f1[first] for f1 in mine]) for form in FORMS},
         }
     return result
 
