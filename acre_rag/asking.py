@@ -21,6 +21,7 @@ from acre_rag.generate import Generated, GenerationSettings, decode
 from acre_rag.prompts import RenderedPrompt
 from acre_rag.question import Question
 from acre_rag.reading import encodable, tokenised_question
+from acre_rag.recompute import recompute
 from acre_rag.refill import refill
 from acre_rag.retrieve import Retriever, Span
 from acre_rag.select import Selector
@@ -128,12 +129,7 @@ class Asker:
             retriever=_leaving_out({each.id for each in asked if each not in documents}, retriever),
         )
         selected = perf_counter()
-        slots = refill(
-            [document.cache for document in documents],
-            selection.blocks,
-            rope=self.decoder.rope,
-            l1_context=self.config.l1_context,
-        )
+        slots = self._working_cache(documents, selection)
         settle(self.decoder.device)
         return Prepared(
             ids=question.ids,
@@ -184,6 +180,13 @@ class Asker:
             stopped=stopped,
         )
         return [each.answer(result) for each, result in zip(prepared, generated, strict=True)]
+
+    def _working_cache(self, documents: Sequence[Document], selection: Selection) -> KV:
+        caches, l1_context = [document.cache for document in documents], self.config.l1_context
+        if self.config.recompute:
+            token_ids = [document.token_ids for document in documents]
+            return recompute(self.decoder, caches, token_ids, selection.blocks, l1_context=l1_context)
+        return refill(caches, selection.blocks, rope=self.decoder.rope, l1_context=l1_context)
 
     def _fitting(
         self, question: Question, documents: Sequence[Document], reserved: int, retriever: Retriever

@@ -36,6 +36,8 @@ class ACREConfig:
         max_passages: most passages refilled per question; more is not better for a small reader.
         l2_bits: bits of the exact layer: 16 as the model computes it, or 8 or 4 (needs the "quantised" extra).
         l1_context: whether the L1 entries stay between the refilled blocks when decoding.
+        recompute: whether refilled passages are read anew where they stand, instead of taken from L2: better answers
+            from a small reader, for one more forward pass over them at each question (beyond the paper).
         prior: whether the attention of content-free questions is taken off a question's (off: for comparison).
 
     Raises:
@@ -53,6 +55,7 @@ class ACREConfig:
     max_passages: int = 2
     l2_bits: int = 16
     l1_context: bool = True
+    recompute: bool = False
     prior: bool = True
 
     def __post_init__(self) -> None:
@@ -68,6 +71,11 @@ class ACREConfig:
         if self.l2_bits not in (4, 8, 16):
             raise ConfigError(f"l2_bits={self.l2_bits} is unknown: choose 16 (exact), 8 or 4.")
         _one_of("granularity", self.granularity, get_args(Granularity))
+        if self.recompute and self.select == "paper":
+            raise ConfigError(
+                "recompute=True reads a passage once for all layers, and select='paper' chooses for each layer its "
+                "own: use another strategy, or leave recompute out."
+            )
         if self.interval is not None and self.window is not None and self.interval > self.window // 2:
             raise ConfigError(
                 f"interval={self.interval} is more than half of window={self.window}: no block would fit beside "

@@ -31,7 +31,8 @@ class Document:
     Attributes:
         id: the user's name for it, or a digest of the text.
         text: the text that was read; source positions count its characters.
-        offsets: `[N, 2]` character span of each token.
+        token_ids: `[N]`, the tokens.
+        offsets: `[N, 2]` character span of each.
         passages: whole paragraphs of about equal length, in order.
         interval: `l`.
         construct_s: seconds that reading took.
@@ -42,6 +43,7 @@ class Document:
 
     id: str
     text: str
+    token_ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
     passages: tuple[Passage, ...]
     interval: int

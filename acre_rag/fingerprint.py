@@ -14,7 +14,7 @@ from acre_rag.heads import RetrievalHeads
 from acre_rag.prompts import WHOLE_DOCUMENT_QUESTIONS, RenderedPrompt
 from acre_rag.proxies import Proxy
 
-FORMAT = "acre-rag-store/2"
+FORMAT = "acre-rag-store/3"
 
 Fingerprint = Mapping[str, Any]
 """Field to value, plain data. The keys of `engine_fingerprint` and of `document_fingerprint`."""

@@ -44,6 +44,9 @@ Select = Annotated[
     ),
 ]
 Granularity = Annotated[str, typer.Option(help="passages or blocks.")]
+Recompute = Annotated[
+    bool, typer.Option("--recompute", help="Read refilled passages anew: better answers from small models, slower.")
+]
 Passages = Annotated[int, typer.Option(help="Most passages refilled per question.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Most tokens of an answer.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
@@ -87,6 +90,7 @@ class SelectOptions:
     select: Select = "auto"
     granularity: Granularity = "passages"
     passages: Passages = 2
+    recompute: Recompute = False
 
     def fields(self) -> dict[str, Any]:
         """As `ACREConfig` calls them; it refuses what is not one of its choices."""
@@ -95,6 +99,7 @@ class SelectOptions:
             "select": cast(Strategy, self.select),
             "granularity": cast(GranularityName, self.granularity),
             "max_passages": self.passages,
+            "recompute": self.recompute,
         }
 
 

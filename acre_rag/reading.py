@@ -178,8 +178,11 @@ class Reader:
         passages = split_passages(
             encodable(text), tokens.offsets, interval=plan.interval, passage_tokens=self.config.passage_tokens
         )
+        token_ids = tokens.ids.to("cpu", torch.int32).numpy()
         notes = () if plan == wanted else (f"memory was short: read in strides of {plan.stride:,} tokens",)
-        document = Document(name, text, tokens.offsets, passages, plan.interval, 0.0, tenant, Holder(cache), notes)
+        document = Document(
+            name, text, token_ids, tokens.offsets, passages, plan.interval, 0.0, tenant, Holder(cache), notes
+        )
         questions = [tokenised_question(text, self.prompt, self.decoder) for text in WHOLE_DOCUMENT_QUESTIONS]
         prior = self._selector.prior(document, questions)
         document.holder.cache = replace(cache, prior=prior)

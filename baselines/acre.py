@@ -100,6 +100,14 @@ ACRE_SYSTEMS = (
     _form("acre-paper", "ACRE (Eq. 15-17)", "the paper's choice on pooled L1", select="paper", granularity="blocks"),
     _form("acre-l1", "ACRE (L1 only)", "no refilling: the compact layer alone", budget=0),
     _form("acre-refill", "ACRE (refill only)", "refilled passages, no L1 entries around them", l1_context=False),
+    _form("acre-recompute", "ACRE (read again)", "refilled passages are read anew where they stand", recompute=True),
+    _form(
+        "acre-recompute-alone",
+        "ACRE (read again, alone)",
+        "chosen passages are read anew, no L1 entries around them",
+        recompute=True,
+        l1_context=False,
+    ),
     _form("acre-learned", "ACRE (learned L1)", "learned L1 of an adapter, consensus", learned=True),
     _form(
         "acre-learned-hybrid",

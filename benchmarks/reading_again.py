@@ -9,18 +9,15 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from acre_rag import ACRE, ACREConfig, Document
-from acre_rag.blocks import merge_runs, nested_order
 from acre_rag.cache import KV
-from acre_rag.construct import slots_of, to_transformers
 from acre_rag.evaluation.datasets import load_dataset
 from acre_rag.evaluation.item import EvalItem, sample
 from acre_rag.evaluation.metrics import qa_f1
@@ -28,6 +25,7 @@ from acre_rag.generate import GenerationSettings, decode
 from acre_rag.heads import load_heads
 from acre_rag.models import load_decoder
 from acre_rag.prompts import SHORT_ANSWER
+from acre_rag.recompute import recompute
 from acre_rag.refill import refill
 from benchmarks.record import write
 from benchmarks.selection_ideas import paired
@@ -42,62 +40,22 @@ FORMS: dict[str, tuple[bool, Place]] = {
 }
 
 
-def kept(acre: ACRE, document: Document, blocks: NDArray[np.int64], place: Place) -> KV:
-    """The working cache with blocks as L2 has them; arguments as in `read_again`."""
-    if place != "behind":
-        return refill([document.cache], [blocks], rope=acre.decoder.rope, l1_context=place == "nested")
-    taken = document.cache.l2.take(torch.from_numpy(blocks))  # [k, L, 2, Hkv, l, D]
-    slots = taken.permute(1, 2, 3, 0, 4, 5).flatten(3, 4).to(acre.decoder.device)
-    return _working(acre, document, KV(slots[:, 0], slots[:, 1]), blocks.tolist(), place)
-
-
-def read_again(acre: ACRE, document: Document, blocks: NDArray[np.int64], place: Place) -> KV:
-    """The working cache with blocks that are read anew where they stand in it.
+def working_cache(acre: ACRE, document: Document, blocks: NDArray[np.int64], *, again: bool, place: Place) -> KV:
+    """Rotated keys and values of one form.
 
     Args:
         acre: the engine.
         document: the document asked.
         blocks: `[k]`, ascending.
+        again: whether the blocks are read anew.
         place: where they stand.
-
-    Returns:
-        Rotated keys and values.
     """
-    cache, ids, rope = document.cache, token_ids(acre, document), acre.decoder.rope
-    fresh = cache.l1.slots(0, 0)  # un-rotated slots of the blocks read so far
-    done: list[int] = []
-    for run in merge_runs(blocks.tolist()):
-        entries = cache.l1.slots(0, run.start) if place == "nested" else cache.l1
-        before = KV.cat([cache.prefix, _placed(entries, fresh, done, cache.interval, place)])
-        past = to_transformers(KV(rope.rotate(before.keys), before.values))
-        stretch = ids[run.start * cache.interval : run.stop * cache.interval]
-        with torch.inference_mode():
-            acre.decoder.base(input_ids=stretch[None], past_key_values=past, use_cache=True)
-        new = slots_of(past, len(before))
-        fresh = KV.cat([fresh, KV(rope.unrotate(new.keys, len(before)), new.values)])
-        done += range(run.start, run.stop)
-    return _working(acre, document, fresh, done, place)
-
-
-def token_ids(acre: ACRE, document: Document) -> Tensor:
-    """`[N]`, as the document was read."""
-    ids = acre.decoder.literal_tokenizer(document.text, add_special_tokens=False)["input_ids"]
-    return torch.tensor(ids, device=acre.decoder.device)
-
-
-def _working(acre: ACRE, document: Document, refilled: KV, blocks: Sequence[int], place: Place) -> KV:
-    """Prefix, L1 entries with un-rotated refilled slots in their place, tail; rotated."""
-    cache = document.cache
-    slots = KV.cat([cache.prefix, _placed(cache.l1, refilled, blocks, cache.interval, place), cache.tail])
-    return KV(acre.decoder.rope.rotate(slots.keys), slots.values)
-
-
-def _placed(l1: KV, refilled: KV, blocks: Sequence[int], interval: int, place: Place) -> KV:
+    cache, nested = document.cache, place == "nested"
     if place == "behind":
-        return KV.cat([l1, refilled])
-    order = torch.from_numpy(nested_order(blocks, n_blocks=len(l1), interval=interval, l1_context=place == "nested"))
-    pool = KV.cat([l1, refilled])
-    return KV(pool.keys[:, :, order], pool.values[:, :, order])
+        cache = replace(cache, prefix=KV.cat([cache.prefix, cache.l1]))
+    if again:
+        return recompute(acre.decoder, [cache], [document.token_ids], [blocks], l1_context=nested)
+    return refill([cache], [blocks], rope=acre.decoder.rope, l1_context=nested)
 
 
 def measured(acre: ACRE, document: Document, item: EvalItem) -> dict[str, Any]:
@@ -106,7 +64,7 @@ def measured(acre: ACRE, document: Document, item: EvalItem) -> dict[str, Any]:
     ids = acre.question(item.question).ids
     answers: dict[str, str] = {}
     for name, (again, place) in FORMS.items():
-        slots = (read_again if again else kept)(acre, document, blocks, place)
+        slots = working_cache(acre, document, blocks, again=again, place=place)
         answers[name] = decode(acre.decoder, [slots], [ids], SETTINGS)[0].text
     return {"answers": answers, "f1": {name: qa_f1(answer, item.answers) for name, answer in answers.items()}}
 

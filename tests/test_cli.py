@@ -347,7 +347,7 @@ def test_gc_says_what_it_left_to_another_version(
     place = ["--store", str(tmp_path / "store")]
     acre("build", text, *place, "--model", model)
     manifest = next((tmp_path / "store").rglob("manifest.json"))
-    manifest.write_text(manifest.read_text().replace("acre-rag-store/2", "acre-rag-store/1"))
+    manifest.write_text(manifest.read_text().replace("acre-rag-store/3", "acre-rag-store/1"))
     assert "1 documents of another store format left as they were" in acre("gc", *place).stdout
     assert manifest.exists()
 

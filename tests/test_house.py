@@ -22,7 +22,7 @@ FLOORS = [
     {"passages"},
     {"document", "fingerprint"},
     {"store"},
-    {"retrieve", "question", "scores", "refill", "generate"},
+    {"retrieve", "question", "scores", "recompute", "refill", "generate"},
     {"units"},
     {"choose", "whole"},
     {"select", "sources"},

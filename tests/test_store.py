@@ -400,16 +400,16 @@ def test_gc_removes_remains_and_unreadable_documents_only(tmp_path: Path) -> Non
 
 def of_format(number: int, path: Path) -> None:
     """What another version of the package would have left there."""
-    path.write_text(path.read_text().replace("acre-rag-store/2", f"acre-rag-store/{number}"))
+    path.write_text(path.read_text().replace("acre-rag-store/3", f"acre-rag-store/{number}"))
 
 
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("number", [2, 4])
 def test_a_store_of_another_format_is_refused_and_nothing_in_it_is_touched(tmp_path: Path, number: int) -> None:
     engine(tmp_path).add(TEXT, id="rooms")
     of_format(number, Store(tmp_path).find("rooms")[0].folder / "manifest.json")
     of_format(number, tmp_path / "acre-store.json")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    told = f"'acre-rag-store/{number}', and this version of acre-rag reads 'acre-rag-store/2'.*into a new folder"
+    told = f"'acre-rag-store/{number}', and this version of acre-rag reads 'acre-rag-store/3'.*into a new folder"
     with pytest.raises(StoreFormatError, match=told):
         Store(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -43,12 +43,14 @@ class Entry:
             CorruptCacheError: damaged; names the file.
         """
         text = self._verified(TEXT)
-        tensors = self._tensors(PLACES, {"offsets", "passages"})
-        if sha256(text) != self.manifest.text_sha256 or tensors["offsets"].shape != (self.manifest.n_tokens, 2):
+        tensors = self._tensors(PLACES, {"token_ids", "offsets", "passages"})
+        shapes, n = (tensors["token_ids"].shape, tensors["offsets"].shape), self.manifest.n_tokens
+        if sha256(text) != self.manifest.text_sha256 or shapes != ((n,), (n, 2)):
             self._damaged("text and token places do not belong together")
         return Document(
             id=self.id,
             text=text.decode("utf-8", "surrogatepass"),
+            token_ids=tensors["token_ids"].numpy(),
             offsets=tensors["offsets"].numpy(),
             passages=passages_of(tensors),
             interval=int(self.manifest.fingerprint["interval"]),

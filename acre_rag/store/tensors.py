@@ -14,9 +14,10 @@ from acre_rag.passages import Passage
 
 
 def places(document: Document) -> dict[str, Tensor]:
-    """Where tokens `[N, 2]` and passages `[P, 6]` stand in the text."""
+    """The tokens `[N]`, and where they `[N, 2]` and passages `[P, 6]` stand in the text."""
     rows = [(p.start, p.stop, p.tokens.start, p.tokens.stop, p.blocks.start, p.blocks.stop) for p in document.passages]
     return {
+        "token_ids": torch.from_numpy(np.ascontiguousarray(document.token_ids)),
         "offsets": torch.from_numpy(np.ascontiguousarray(document.offsets)),
         "passages": torch.tensor(rows, dtype=torch.int64).reshape(-1, 6),
     }
