@@ -78,11 +78,12 @@ class Desk:
         return self._one(ticket, self._documents(ticket), settings, pieces)
 
     def select(self, asked: Asked, settings: GenerationSettings) -> Prepared:
-        """Select and refill without decoding."""
+        """Select and refill without decoding; nothing is read anew for it, which would cost most of an answer."""
+        asker = replace(self.asker, config=replace(self.asker.config, recompute=False))
 
         def prepare(documents: list[Document]) -> Prepared:
             with self.library.residency.holding(documents):
-                return self._prepared(asked, documents, settings, None)
+                return replace(self, asker=asker)._prepared(asked, documents, settings, None)
 
         return self._from_the_rest(asked, self.library.find(asked.documents, asked.tenant), prepare)
 

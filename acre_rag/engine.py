@@ -412,7 +412,10 @@ class ACRE:
         return self.prepare(question, documents, tenant=tenant).selection
 
     def prepare(self, question: str, documents: Documents = None, *, tenant: str = "") -> Prepared:
-        """Selection, sources and the documents that were really asked, without decoding (for heat maps, evaluation)."""
+        """Selection, sources and the documents that were really asked, without decoding (for heat maps, evaluation).
+
+        The working cache has the passages as L2 keeps them, with `recompute` too.
+        """
         prepared: Prepared = self._run(lambda: self._select(Asked(question, documents, tenant)))
         return prepared
 

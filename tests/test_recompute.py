@@ -102,9 +102,12 @@ def test_the_engine_reads_again_also_what_a_store_gave_back(tiny: Decoder, granu
     acre = ACRE(tiny, config=config, store=str(tmp_path)).using(**asked)
     acre.add(TEXT, id="rooms")
     answer = acre.ask("Where is the kite?", settings=SHORT)
-    kept = acre.using(recompute=False)
-    assert answer.sources == kept.ask("Where is the kite?", settings=SHORT).sources
-    again, as_kept = (each.prepare("Where is the kite?").slots for each in (acre, kept))
+    assert answer.sources == acre.using(recompute=False).ask("Where is the kite?", settings=SHORT).sources
+    asker, documents = acre._desk.asker, list(acre.documents.values())
+    again, as_kept = (
+        asker.prepare("Where is the kite?", documents, SHORT).slots,
+        acre.prepare("Where is the kite?").slots,
+    )
     assert len(again) == len(as_kept) and not torch.allclose(again.values, as_kept.values, atol=1e-3)
     restarted = ACRE(tiny, config=config, store=str(tmp_path)).using(**asked)
     assert restarted.ask("Where is the kite?", "rooms", settings=SHORT).text == answer.text
@@ -121,3 +124,13 @@ def test_the_tokens_of_a_document_are_its_text(tiny_acre: ACRE) -> None:
     document = tiny_acre.add(TEXT, id="rooms")
     assert tiny_acre.decoder.tokenizer.decode(document.token_ids) == TEXT
     assert all(a <= b for a, b in pairwise(document.offsets[:, 0]))
+
+
+def test_a_retriever_reads_nothing_anew(tiny_acre: ACRE, forwards: list[int]) -> None:
+    tiny_acre.add(TEXT, id="rooms")
+    forwards.clear()
+    tiny_acre.retrieve("Where is the kite?")
+    kept = list(forwards)
+    forwards.clear()
+    tiny_acre.using(recompute=True).retrieve("Where is the kite?")
+    assert forwards == kept != []

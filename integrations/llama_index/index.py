@@ -116,8 +116,8 @@ class ACREIndex(WholeDocumentIndex):
 
         Args:
             options: filters (`MetadataFilters`) and doc_ids choose the documents; retriever (any of LlamaIndex) guides
-                the choice of passages; select, granularity, budget, max_passages (or similarity_top_k), l1_context are
-                the engine's.
+                the choice of passages; select, granularity, budget, max_passages (or similarity_top_k), l1_context,
+                recompute are the engine's.
 
         Raises:
             ConfigError: an unknown option.
