@@ -44,8 +44,11 @@ Select = Annotated[
     ),
 ]
 Granularity = Annotated[str, typer.Option(help="passages or blocks.")]
+L1Context = Annotated[
+    bool, typer.Option("--l1-context/--no-l1-context", help="Whether L1 entries stand between the refilled passages.")
+]
 Recompute = Annotated[
-    bool, typer.Option("--recompute", help="Read refilled passages anew: better answers from small models, slower.")
+    bool, typer.Option("--recompute", help="Read refilled passages anew for each question, instead of from L2.")
 ]
 Passages = Annotated[int, typer.Option(help="Most passages refilled per question.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Most tokens of an answer.")]
@@ -90,6 +93,7 @@ class SelectOptions:
     select: Select = "auto"
     granularity: Granularity = "passages"
     passages: Passages = 2
+    l1_context: L1Context = True
     recompute: Recompute = False
 
     def fields(self) -> dict[str, Any]:
@@ -99,6 +103,7 @@ class SelectOptions:
             "select": cast(Strategy, self.select),
             "granularity": cast(GranularityName, self.granularity),
             "max_passages": self.passages,
+            "l1_context": self.l1_context,
             "recompute": self.recompute,
         }
 

@@ -107,6 +107,14 @@ def test_json_is_one_object_with_everything(acre: Callable[..., Done], model: st
     assert record["sources"][0]["text"] == TEXT[record["sources"][0]["start"] : record["sources"][0]["end"]]
 
 
+def test_ask_reads_passages_anew_and_leaves_l1_out(acre: Callable[..., Done], model: str, text: str) -> None:
+    asking = ("ask", text, "Where is the drum?", "--model", model, "--json", "--max-tokens", "4", "--interval", "8")
+    usage = json.loads(acre(*asking, "--budget", "64").stdout)["usage"]
+    alone = json.loads(acre(*asking, "--budget", "64", "--recompute", "--no-l1-context").stdout)["usage"]
+    assert usage["refilled_tokens"] == alone["refilled_tokens"] > 0
+    assert usage["cached_tokens"] - alone["cached_tokens"] == len(TEXT) // 8
+
+
 def test_stdin_and_several_files(acre: Callable[..., Done], model: str, text: str) -> None:
     done = acre(
         "ask", "-", text, "Where is the drum?", "--model", model, "--json", "--max-tokens", "4", stdin=TEXT.upper()
@@ -136,6 +144,7 @@ def test_inspect_says_what_a_cache_holds(acre: Callable[..., Done], model: str, 
         (["{dir}/rooms.txt", "Who?", "--window", "9999999"], 2, "window=9,999,999"),
         (["{dir}/rooms.txt", "Who?", "--interval", "0"], 2, "interval=0"),
         (["{dir}/rooms.txt", "Who?", "--select", "magic"], 2, "magic"),
+        (["{dir}/rooms.txt", "Who?", "--select", "paper", "--recompute"], 2, "recompute=True"),
         (["{dir}/rooms.txt", "Who?", "--max-tokens", "-5"], 2, "max_new_tokens=-5"),
         (["{dir}/rooms.txt", "Who?", "--model", "{dir}/nowhere.gguf"], 1, "GGUF file not found"),
         (["{dir}/rooms.txt", "Who?", "--adapter", "{dir}/nothing.safetensors"], 1, "nothing.safetensors"),
