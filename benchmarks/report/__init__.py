@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.report.finding import answers, calibrated, finds, many
+from benchmarks.report.finding import again, answers, calibrated, finds, many
 from benchmarks.report.learned import content, stage1
 from benchmarks.report.running import beyond, faults, quantised, speed, storage
 from benchmarks.report.systems import tables
@@ -18,6 +18,7 @@ def rendered() -> dict[Path, str]:
         *map(tables, ("table1-*", "ablation-*", "sweep-*")),
         finds(),
         answers(),
+        again(),
         many(),
         calibrated(),
         stage1(),

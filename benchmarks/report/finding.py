@@ -59,6 +59,29 @@ def answers() -> str:
     )
 
 
+def again() -> str:
+    """Passages as they were kept and read again, in three places."""
+    rows = []
+    for path in sorted(RESULTS.glob("reading_again-*.jsonl")):
+        both = read_result(path.stem)
+        model = "smollm2-135m" if "smollm2" in path.stem else "qwen2.5-coder-0.5b"
+        for name, found in both[0].items() if both else ():
+            cells = " | ".join(f"{score:.1f}" for score in found["f1"].values())
+            last = found["difference"]["read again, alone"]
+            gain = f"{last['mean']:+.1f} ± {last['standard_error']:.1f}"
+            rows.append(f"| {model}, {name} ({found['questions']}) | {cells} | {gain} |")
+            forms = found["f1"]
+    if not rows:
+        return ""
+    return (
+        "**As kept, or read again?** Token F1 with the same passages, chosen by consensus, put before the question in six forms "
+        "(`benchmarks/reading_again.py`; answers of at most 32 tokens, so other figures than in the tables of systems): "
+        "as L2 keeps them or read anew; between the L1 entries (nested), behind all of them, or alone. Last column: read "
+        "again alone less kept nested, with its standard error.\n\n"
+        + table(("model, data set (questions)", *forms, "difference"), rows)
+    )
+
+
 def many() -> str:
     """Several documents in one question."""
     both = read_result("many_documents")
