@@ -45,6 +45,9 @@ def main() -> None:
     summary = {"comparisons": [summary_of(each) for each in comparisons], "runs": [*map(json.loads, runs)]}
     path = record.write(options.name, summary, lines)
     path.with_suffix(".md").write_text("\n".join(map(markdown, comparisons)), encoding="utf-8")
+    if options.also:
+        against = "\n".join(map(markdown, compare(rows, baseline=options.also)))
+        path.with_name(f"{path.stem}-against-{options.also}.md").write_text(against, encoding="utf-8")
     path.with_suffix(".html").write_text(page_of(comparisons), encoding="utf-8", errors="backslashreplace")
     for number, comparison in enumerate(comparisons):
         picture_path(path, number).write_bytes(plots.svg_of(picture(options.name, comparison)))
@@ -136,6 +139,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="name of the result files")
     parser.add_argument("--keep", action="store_true", help="keep the rows that this result holds already")
     parser.add_argument("--baseline", default=_BASELINE, help="the system that others are compared with")
+    parser.add_argument("--also", help="another such system: NAME-against-ALSO.md has the tables with it")
     parser.add_argument("--model", help="the model's full name, where the rows have only that of its file")
     parser.add_argument("--fine-tuned", type=Path, help="folder of the fine-tuned model's rows (`acre ablate`)")
     return parser.parse_args()

@@ -70,6 +70,15 @@ def test_a_result_file_keeps_digests_facts_and_its_page(folder: Path, monkeypatc
     assert "Quotations are left out" not in page
 
 
+def test_differences_to_another_system_stand_in_a_file_of_their_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(by_hand(), "table1-hand", folder, monkeypatch, "--also", "rag")
+    expected = "\n".join(map(compared.markdown, compare(by_hand(), baseline="rag")))
+    against = (folder / "table1-hand-against-rag.md").read_text(encoding="utf-8")
+    assert against == expected != (folder / "table1-hand.md").read_text(encoding="utf-8")
+
+
 def test_new_rows_stand_beside_those_that_a_result_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, *held = write(by_hand(), "table1-hand", folder, monkeypatch)
     rows = compared.earlier_rows(folder / "table1-hand.jsonl")
