@@ -5,10 +5,8 @@ within the window (there the exact layer is full attention's own cache) and long
 passage, and the F1 of the answers. `k = 0` is the method as it is; all layers dense is full attention.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,7 @@ from transformers import AttentionInterface, DynamicCache
 
 from acre_rag import ACRE, ACREConfig, Document
 from acre_rag.cache import KV
-from acre_rag.evaluation.datasets import load_dataset
-from acre_rag.evaluation.item import EvalItem, sample
+from acre_rag.evaluation.item import EvalItem
 from acre_rag.evaluation.metrics import qa_f1
 from acre_rag.generate import GenerationSettings, decode_on
 from acre_rag.heads import load_heads
@@ -28,6 +25,7 @@ from acre_rag.models import load_decoder
 from acre_rag.prompts import SHORT_ANSWER
 from acre_rag.question import global_view
 from acre_rag.refill import refill
+from benchmarks import asked
 from benchmarks.choosing import Case, consensus
 from benchmarks.record import write
 from benchmarks.selection_ideas import covered, gold_tokens, mean, ordered, paired
@@ -129,17 +127,9 @@ def summary(rows: Sequence[dict[str, Any]], layers: Sequence[int]) -> dict[str, 
 
 def main() -> None:
     """Run and write benchmarks/results/dense_first-NAME.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
-    parser.add_argument("--sets", default="squad_article,covidqa")
-    parser.add_argument("--questions", type=int, default=30, help="most questions of a data set")
-    parser.add_argument("--documents", type=int, default=3, help="most documents of a data set")
+    parser = asked.parser(__doc__, sets="squad_article,covidqa", questions=30, documents=3)
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 1, 2, 4], help="numbers of dense layers")
     parser.add_argument("--tokens", type=int, default=900, help="refilled tokens within which an answer is found")
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--heads", type=Path)
-    parser.add_argument("--name", default="smollm2-135m")
-    parser.add_argument("--window", type=int)
     options = parser.parse_args()
     decoder = load_decoder(options.model)
     AttentionInterface.register(LENGTHS_APART, lengths_apart)
@@ -148,11 +138,7 @@ def main() -> None:
     layers = [*options.layers, decoder.n_layers]
     rows: list[dict[str, Any]] = []
     for name in options.sets.split(","):
-        items = sample(
-            load_dataset(name, path=options.data), limit=options.questions, documents=options.documents, seed=0
-        )
-        for document_id in dict.fromkeys(item.document_id for item in items):
-            mine = [item for item in items if item.document_id == document_id]
+        for document_id, mine in asked.by_document(name, options):
             decoder.model.set_attn_implementation("sdpa")
             document = acre.add(mine[0].document, id=document_id)
             decoder.model.set_attn_implementation(LENGTHS_APART)

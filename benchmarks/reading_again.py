@@ -5,12 +5,10 @@ the place where they are refilled (over the prefix, the L1 entries before them a
 L1 entries, behind them all, or alone. Read again alone is what text retrieval gives to the model, word for word.
 """
 
-import argparse
 import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,8 +16,7 @@ from numpy.typing import NDArray
 
 from acre_rag import ACRE, ACREConfig, Document
 from acre_rag.cache import KV
-from acre_rag.evaluation.datasets import load_dataset
-from acre_rag.evaluation.item import EvalItem, sample
+from acre_rag.evaluation.item import EvalItem
 from acre_rag.evaluation.metrics import qa_f1
 from acre_rag.generate import GenerationSettings, decode
 from acre_rag.heads import load_heads
@@ -27,6 +24,7 @@ from acre_rag.models import load_decoder
 from acre_rag.prompts import SHORT_ANSWER
 from acre_rag.recompute import recompute
 from acre_rag.refill import refill
+from benchmarks import asked
 from benchmarks.record import write
 from benchmarks.selection_ideas import paired
 
@@ -85,28 +83,16 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Run and write benchmarks/results/reading_again-NAME.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
-    parser.add_argument("--sets", default="squad_article,covidqa")
-    parser.add_argument("--questions", type=int, default=25, help="most questions of a data set")
-    parser.add_argument("--documents", type=int, default=2, help="most documents of a data set")
+    parser = asked.parser(__doc__, sets="squad_article,covidqa", questions=25, documents=2)
     parser.add_argument("--passages", type=int, default=2, help="passages refilled")
     parser.add_argument("--select", default="consensus", help="how they are chosen")
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--heads", type=Path)
-    parser.add_argument("--name", default="smollm2-135m")
-    parser.add_argument("--window", type=int)
     options = parser.parse_args()
     config = ACREConfig(window=options.window, select=options.select, max_passages=options.passages)
     heads = load_heads(options.heads) if options.heads else None
     acre = ACRE(load_decoder(options.model), heads=heads, config=config, template=SHORT_ANSWER)
     rows: list[dict[str, Any]] = []
     for name in options.sets.split(","):
-        items = sample(
-            load_dataset(name, path=options.data), limit=options.questions, documents=options.documents, seed=0
-        )
-        for document_id in dict.fromkeys(item.document_id for item in items):
-            mine = [item for item in items if item.document_id == document_id]
+        for document_id, mine in asked.by_document(name, options):
             document = acre.add(mine[0].document, id=document_id)
             rows += [{"dataset": name, "id": item.id} | measured(acre, document, item) for item in mine]
             acre.remove(document)

@@ -5,7 +5,6 @@ are refilled; a question counts when a right answer stands wholly within them. N
 in the document by their words; questions whose answer stands nowhere, or in more than three places, are left out.
 """
 
-import argparse
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,13 +15,12 @@ import numpy as np
 
 from acre_rag import ACRE, ACREConfig, Document
 from acre_rag.blocks import Run, tokens_of_chars
-from acre_rag.evaluation.datasets import load_dataset
-from acre_rag.evaluation.item import sample
 from acre_rag.heads import load_heads
 from acre_rag.models import load_decoder
 from acre_rag.prompts import SHORT_ANSWER
 from acre_rag.proxies import LearnedProxy
 from acre_rag.proxies.adapter import load_learned
+from benchmarks import asked
 from benchmarks.choosing import BLOCK, PASSAGE_IDEAS, Array, Case, consensus, grown, hybrid, single_blocks
 from benchmarks.record import write
 
@@ -118,17 +116,9 @@ def gold_tokens(document: Document, answers: Sequence[str], facts: Mapping[str, 
 
 def main() -> None:
     """Run and write benchmarks/results/selection_ideas-NAME.jsonl."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
-    parser.add_argument("--sets", default="squad_article,covidqa,leval_nq,loogle")
-    parser.add_argument("--questions", type=int, default=60, help="most questions of a data set")
-    parser.add_argument("--documents", type=int, default=6, help="most documents of a data set")
+    parser = asked.parser(__doc__, sets="squad_article,covidqa,leval_nq,loogle", questions=60, documents=6)
     parser.add_argument("--tokens", type=int, default=900, help="refilled tokens")
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--heads", type=Path)
     parser.add_argument("--adapter", help="learned L1: a file, or 'shipped'; pooled L1 by default")
-    parser.add_argument("--name", default="smollm2-135m")
-    parser.add_argument("--window", type=int)
     options = parser.parse_args()
     decoder = load_decoder(options.model)
     acre = ACRE(
@@ -140,11 +130,7 @@ def main() -> None:
     )
     rows: list[dict[str, Any]] = []
     for name in options.sets.split(","):
-        items = sample(
-            load_dataset(name, path=options.data), limit=options.questions, documents=options.documents, seed=0
-        )
-        for document_id in dict.fromkeys(item.document_id for item in items):
-            mine = [item for item in items if item.document_id == document_id]
+        for document_id, mine in asked.by_document(name, options):
             document = acre.add(mine[0].document, id=document_id)
             for item in mine:
                 if gold := gold_tokens(document, item.answers, item.facts):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,10 +97,10 @@ def test_nothing_chosen_leaves_the_compact_view() -> None:
 
 
 @pytest.mark.parametrize("granularity", ["passages", "blocks"])
-def test_the_engine_reads_again_also_what_a_store_gave_back(tiny: Decoder, granularity: str, tmp_path: object) -> None:
+def test_the_engine_reads_again_also_what_a_store_gave_back(tiny: Decoder, granularity: str, tmp_path: Path) -> None:
     config = ACREConfig(window=512, interval=L, stride=64, passage_tokens=32, budget=64, recompute=True)
     asked = {"granularity": granularity}
-    acre = ACRE(tiny, config=config, store=str(tmp_path)).using(**asked)
+    acre = ACRE(tiny, config=config, store=tmp_path).using(**asked)
     acre.add(TEXT, id="rooms")
     answer = acre.ask("Where is the kite?", settings=SHORT)
     assert answer.sources == acre.using(recompute=False).ask("Where is the kite?", settings=SHORT).sources
@@ -109,7 +110,7 @@ def test_the_engine_reads_again_also_what_a_store_gave_back(tiny: Decoder, granu
         acre.prepare("Where is the kite?").slots,
     )
     assert len(again) == len(as_kept) and not torch.allclose(again.values, as_kept.values, atol=1e-3)
-    restarted = ACRE(tiny, config=config, store=str(tmp_path)).using(**asked)
+    restarted = ACRE(tiny, config=config, store=tmp_path).using(**asked)
     assert restarted.ask("Where is the kite?", "rooms", settings=SHORT).text == answer.text
     batch = acre.ask_batch(["Where is the kite?", "Oar?"], settings=SHORT)
     assert batch[0].text == answer.text

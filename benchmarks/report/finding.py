@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from benchmarks import reading_again
 from benchmarks.record import RESULTS
-from benchmarks.report.results import read_result, table
+from benchmarks.report.results import read_result, read_rows, table
 
 
 def _squad() -> dict[str, dict[str, Any]]:
@@ -61,24 +62,27 @@ def answers() -> str:
 
 def again() -> str:
     """Passages as they were kept and read again, in three places."""
-    rows = []
+    asked: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob("reading_again-*.jsonl")):
-        both = read_result(path.stem)
-        model = "smollm2-135m" if "smollm2" in path.stem else "qwen2.5-coder-0.5b"
-        for name, found in both[0].items() if both else ():
-            cells = " | ".join(f"{score:.1f}" for score in found["f1"].values())
-            last = found["difference"]["read again, alone"]
-            gain = f"{last['mean']:+.1f} ± {last['standard_error']:.1f}"
-            rows.append(f"| {model}, {name} ({found['questions']}) | {cells} | {gain} |")
-            forms = found["f1"]
-    if not rows:
+        asked.setdefault("smollm2-135m" if "smollm2" in path.stem else "qwen2.5-coder-0.5b", []).extend(
+            read_rows(path.stem)
+        )
+    if not asked:
         return ""
+    rows = []
+    for model, mine in asked.items():
+        rows += [
+            f"| {model}, {name} ({found['questions']}) | " + " | ".join(f"{x:.1f}" for x in found["f1"].values()) + " |"
+            for name, found in reading_again.summary(mine).items()
+        ]
+        [every] = reading_again.summary([row | {"dataset": "all"} for row in mine]).values()
+        gains = [f"{x['mean']:+.1f} ± {x['standard_error']:.1f}" for x in list(every["difference"].values())[1:]]
+        rows.append(f"| {model}, all ({every['questions']}), less the first form | | " + " | ".join(gains) + " |")
     return (
         "**As kept, or read again?** Token F1 with the same passages, chosen by consensus, put before the question in six forms "
         "(`benchmarks/reading_again.py`; answers of at most 32 tokens, so other figures than in the tables of systems): "
-        "as L2 keeps them or read anew; between the L1 entries (nested), behind all of them, or alone. Last column: read "
-        "again alone less kept nested, with its standard error.\n\n"
-        + table(("model, data set (questions)", *forms, "difference"), rows)
+        "as L2 keeps them or read anew; between the L1 entries (nested), behind all of them, or alone. With standard "
+        "errors over questions.\n\n" + table(("model, data set (questions)", *reading_again.FORMS), rows)
     )
 
 
