@@ -105,7 +105,7 @@ def test_rows_computed_in_small_parts_are_the_same(monkeypatch: pytest.MonkeyPat
     decoder = tiny_decoder()
     ids = token_ids(decoder, words(200))
     expected = extended_logits(decoder, ids, neighbours=32, group=4, stride=100)
-    monkeypatch.setattr("acre_rag.baselines.kv.two_rotations._MOST_LOGITS", 4 * 232 * 3)
+    monkeypatch.setattr("acre_rag.baselines.kv.two_rotations._MOST_PAIRS", 232 * 3)
     torch.testing.assert_close(extended_logits(decoder, ids, neighbours=32, group=4, stride=100), expected)
 
 

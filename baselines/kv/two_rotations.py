@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -16,7 +17,7 @@ from acre_rag.decoder import Decoder
 from acre_rag.rope import rotated
 
 _NAME = "acre_self_extend"
-_MOST_LOGITS = 2**26  # computed at once: 256 MB in float32
+_MOST_PAIRS = 2**26  # of queries and keys in one mask: 128 MB in bfloat16
 
 
 class TwoRotations:
@@ -116,8 +117,8 @@ def merged_attention(
     Returns:
         `[1, T, H, D]`.
     """
-    n_heads, n_tokens = query.shape[1], near_keys.shape[2]
-    rows = max(1, _MOST_LOGITS // (n_heads * (n_tokens + rotations.neighbours)))
+    n_tokens, shares = near_keys.shape[2], query.shape[1] // values.shape[1]
+    rows = max(1, _MOST_PAIRS // (shares * (n_tokens + rotations.neighbours)))
     start, out = n_tokens - query.shape[2], []
     for part in query.split(rows, dim=2):
         out.append(_attend_rows(part, start, near_keys, far_keys, values, rotations, scaling))
@@ -134,26 +135,24 @@ def _attend_rows(
     rotations: TwoRotations,
     scaling: float,
 ) -> Tensor:
-    """`[1, H, T, D]` for queries at the positions from `first` on: two runs of keys, joined in one softmax."""
-    last = first + query.shape[2] - 1
-    positions = torch.arange(first, last + 1, device=query.device)
-    near = slice(max(0, first - rotations.neighbours + 1), last + 1)
-    far = slice(0, max(0, last - rotations.neighbours + 1))
-    distance = positions[:, None] - torch.arange(near_keys.shape[2], device=query.device)  # [T, N]
-    near_logits = _logits(rotations.near(query, positions), near_keys[:, :, near]) * scaling
-    far_logits = _logits(rotations.far_query(query, positions), far_keys[:, :, far]) * scaling
+    """`[1, H, T, D]` for queries at the positions from `first` on, by the fused attention of torch.
+
+    Queries hold both rotations, `2 D` wide, and each key one of them beside zeros: a far key's logit is the far query's
+    and a near key's the near query's, in one softmax that is never laid out in memory. Keys that may be either stand
+    twice, and the mask leaves each query one of the two. The kernel wants values as wide as keys: zeros once more.
+    """
+    dim, end = query.shape[-1], first + query.shape[2]
+    positions = torch.arange(first, end, device=query.device)
+    far, near = slice(0, max(0, end - rotations.neighbours)), slice(max(0, first - rotations.neighbours + 1), end)
+    both = torch.cat([rotations.far_query(query, positions), rotations.near(query, positions)], dim=-1)
+    keys = torch.cat([pad(far_keys[:, :, far], (0, dim)), pad(near_keys[:, :, near], (dim, 0))], dim=2)
+    held = pad(torch.cat([values[:, :, far], values[:, :, near]], dim=2), (0, dim))
+    distance = positions[:, None] - torch.arange(end, device=query.device)  # [T, N]
     is_near = (distance >= 0) & (distance < rotations.neighbours)
-    near_logits.masked_fill_(~is_near[:, near], -torch.inf)
-    far_logits.masked_fill_((distance < rotations.neighbours)[:, far], -torch.inf)
-    weights = torch.cat([far_logits, near_logits], dim=-1).softmax(dim=-1).to(values.dtype).flatten(2, 3)
-    to_far, to_near = weights.tensor_split([far.stop], dim=-1)
-    out: Tensor = to_far @ values[:, :, far] + to_near @ values[:, :, near]  # [1, Hkv, H / Hkv * T, D]
-    return out.reshape(1, query.shape[1], -1, out.shape[-1])
-
-
-def _logits(query: Tensor, keys: Tensor) -> Tensor:
-    """`[1, H, T, D]` and `[1, Hkv, n, D]` to `[1, Hkv, H / Hkv, T, n]` float32."""
-    _, n_heads, length, dim = query.shape
-    n_kv, n_keys = keys.shape[1], keys.shape[2]
-    logits = query.reshape(1, n_kv, -1, dim) @ keys.transpose(2, 3)
-    return logits.reshape(1, n_kv, n_heads // n_kv, length, n_keys).float()
+    mask = torch.cat([(distance >= rotations.neighbours)[:, far], is_near[:, near]], dim=-1)
+    n_kv = values.shape[1]
+    shares = query.shape[1] // n_kv
+    out = scaled_dot_product_attention(
+        both.unflatten(1, (n_kv, shares)).flatten(2, 3), keys, held, attn_mask=mask.repeat(shares, 1), scale=scaling
+    )
+    return out[..., :dim].unflatten(2, (shares, -1)).flatten(1, 2)
