@@ -209,9 +209,9 @@ def _clear_errors(name: str | Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, ImportError) as error:
         if isinstance(error, AcreError):
             raise
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        cause = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"The model {str(name)!r} cannot be loaded: {cause} Give '{BUILTIN}' (built in), a local folder, a .gguf "
+            f"The model {str(name)!r} cannot be loaded: {cause}. Give '{BUILTIN}' (built in), a local folder, a .gguf "
             "file, or the id of a hub model; a hub model must be on this machine already or the hub reachable."
         ) from error
 

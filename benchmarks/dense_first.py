@@ -146,6 +146,9 @@ def main() -> None:
             for item in mine if worth else ():
                 rows.append({"dataset": name, "id": item.id} | measured(acre, document, item, layers, options.tokens))
             acre.remove(document)
+        if not rows:
+            print(f"{name}: none of its documents is longer than {2 * options.tokens:,} tokens and within the window.")
+            continue
         write(f"dense_first-{options.name}", summary(rows, layers), rows)
         print(name, json.dumps(summary(rows, layers)), flush=True)
 

@@ -252,7 +252,7 @@ def test_what_is_not_a_model_is_named(name: str, reason: str, tmp_path: Path) ->
 
 def test_a_hub_id_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match=r"'nobody/nothing' cannot be loaded.*local folder"):
+    with pytest.raises(ModelError, match=r"'nobody/nothing' cannot be loaded: .*[^.]\. Give .*local folder"):
         load_decoder("nobody/nothing")
 
 
