@@ -152,7 +152,8 @@ def _attend_rows(
     mask = torch.cat([(distance >= rotations.neighbours)[:, far], is_near[:, near]], dim=-1)
     n_kv = values.shape[1]
     shares = query.shape[1] // n_kv
-    out = scaled_dot_product_attention(
+    out: Tensor = scaled_dot_product_attention(
         both.unflatten(1, (n_kv, shares)).flatten(2, 3), keys, held, attn_mask=mask.repeat(shares, 1), scale=scaling
     )
-    return out[..., :dim].unflatten(2, (shares, -1)).flatten(1, 2)
+    out = out[..., :dim].unflatten(2, (shares, -1)).flatten(1, 2)
+    return out
