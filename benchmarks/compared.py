@@ -2,6 +2,7 @@
 
 acre eval --systems acre,acre-hybrid,bm25,rag,full,... --data squad_article=data/longqa_dev ... --out runs/NAME
 python -m benchmarks.compared runs/NAME --name table1-NAME          (--keep adds to what is committed)
+python -m benchmarks.compared --keep --name table1-NAME             (draws what is committed anew)
 
 docs/results.md shows what is called table1-*, sweep-OPTION-* or ablation-*. Differences are to `acre`; where nothing
 is called so, as in a sweep, to the form that was asked first, whatever it scored.
@@ -18,7 +19,7 @@ from acre_rag.evaluation import plots
 from acre_rag.evaluation.ablation import beside
 from acre_rag.evaluation.facts import told
 from acre_rag.evaluation.page import page
-from acre_rag.evaluation.report import Comparison, compare, registry_order
+from acre_rag.evaluation.report import Comparison, by_setting, compare, registry_order
 from acre_rag.evaluation.row_files import read_rows
 from acre_rag.evaluation.rows import Row, Run, plain
 from acre_rag.evaluation.sheets import markdown
@@ -32,14 +33,16 @@ _MOST_PAGE_BYTES = 1_500_000  # a page is committed, and a browser loads all of 
 def main() -> None:
     """Write results/NAME.jsonl, results/NAME.md, results/NAME.html and results/NAME.svg."""
     options = _options()
-    rows = read_rows(options.folders)
+    rows = read_rows(options.folders) if options.folders or not options.keep else []
     if options.keep:
         rows = beside_earlier(rows, earlier_rows(record.RESULTS / f"{options.name}.jsonl"))
     if options.fine_tuned:
         rows = beside(rows, read_rows([options.fine_tuned]))
     if options.model:
         rows = [replace(row, run=replace(row.run, model=options.model)) for row in rows]
-    comparisons = compare(rows, baseline=baseline_of(rows, options.baseline))
+    comparisons = [
+        found for alike in by_setting(rows) for found in compare(alike, baseline=baseline_of(alike, options.baseline))
+    ]
     runs: dict[str, int] = {}
     lines = [line_of(row, runs) for row in rows]
     summary = {"comparisons": [summary_of(each) for each in comparisons], "runs": [*map(json.loads, runs)]}
@@ -55,11 +58,14 @@ def main() -> None:
 
 
 def baseline_of(rows: Sequence[Row], wanted: str) -> str:
-    """The system that others are compared with: never chosen by what it scored."""
+    """The system that others of one setting are compared with: never chosen by what it scored.
+
+    Rows without a time were committed before times were, so they come first.
+    """
     asked = [row for row in rows if not row.refused]
     if wanted != _BASELINE or not asked or any(row.run.system == wanted for row in asked):
         return wanted
-    first = min(asked, key=lambda row: (str(row.where.get("time")), registry_order((row.run.system, row.run.name))))
+    first = min(asked, key=lambda row: (row.where.get("time", ""), registry_order((row.run.system, row.run.name))))
     return first.run.system
 
 
@@ -78,11 +84,12 @@ def line_of(row: Row, runs: dict[str, int]) -> dict[str, Any]:
     kept = ("item", "content", "document", "document_tokens", "question", "gold", "answer", "score", "finished")
     kept += ("tokens", "seconds", "memory", "trace", "notes", "error")
     sources = [[source["start"], source["end"]] for source in row.sources]
-    return {"run": number, **{name: getattr(row, name) for name in kept}, "sources": sources}
+    own = {name: getattr(row, name) for name in kept}
+    return {"run": number, "time": row.where.get("time", ""), **own, "sources": sources}
 
 
 def earlier_rows(path: Path) -> list[Row]:
-    """Rows of a committed result: the inverse of `line_of`, but for the time and the words of the evidence."""
+    """Rows of a committed result: the inverse of `line_of`, but for the words of the evidence."""
     first, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     runs = first["summary"]["runs"]
     return [_row_of(runs[line["run"]], line) for line in lines]
@@ -90,15 +97,21 @@ def earlier_rows(path: Path) -> list[Row]:
 
 def _row_of(run: dict[str, Any], line: dict[str, Any]) -> Row:
     shared = {name: value for name, value in run.items() if name not in ("facts", "where")}
-    own = {name: value for name, value in line.items() if name not in ("run", "sources")}
+    own = {name: value for name, value in line.items() if name not in ("run", "time", "sources")}
+    where = {**run["where"], **({"time": line["time"]} if line.get("time") else {})}
     sources = [{"start": start, "end": end} for start, end in line["sources"]]
-    return Row(run=Run(**shared), facts=run["facts"], where=run["where"], sources=sources, **own)
+    return Row(run=Run(**shared), facts=run["facts"], where=where, sources=sources, **own)
 
 
 def beside_earlier(rows: Sequence[Row], earlier: Sequence[Row]) -> list[Row]:
-    """Earlier rows and new ones; where a system was asked a data set anew, the new ones alone."""
-    anew = {(row.run.system, row.run.dataset) for row in rows}
-    return [*(row for row in earlier if (row.run.system, row.run.dataset) not in anew), *rows]
+    """Earlier rows and new ones; where a system was asked a data set anew in the same setting, the new ones alone."""
+    anew = set(map(_asked, rows))
+    return [*(row for row in earlier if _asked(row) not in anew), *rows]
+
+
+def _asked(row: Row) -> tuple[str, str, str, int]:
+    """What asking again replaces. Not the model: `--model` gives rows its full name after they were asked."""
+    return row.run.system, row.run.dataset, row.run.dtype, row.run.window
 
 
 def _place(row: Row) -> dict[str, Any]:
@@ -135,7 +148,7 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="folders of rows")
+    parser.add_argument("folders", type=Path, nargs="*", help="folders of rows; none with --keep, to draw anew")
     parser.add_argument("--name", required=True, help="name of the result files")
     parser.add_argument("--keep", action="store_true", help="keep the rows that this result holds already")
     parser.add_argument("--baseline", default=_BASELINE, help="the system that others are compared with")

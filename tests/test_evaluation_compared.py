@@ -92,6 +92,8 @@ def test_new_rows_stand_beside_those_that_a_result_holds(folder: Path, monkeypat
     asked = Counter((runs_now[line["run"]]["system"], runs_now[line["run"]]["dataset"]) for line in after)
     assert asked["acre", "a"] == 6 and asked["full", "c"] == 1
     assert asked["rag", "a"] == 1  # asked anew: the earlier rows are gone
+    page = (folder / "table1-hand.html").read_text(encoding="utf-8")
+    assert "evidence: 7-19" in page and "the harp" not in page  # a result file has spans, so its page has them, too
 
 
 def test_a_large_page_tells_where_evidence_stands_instead_of_quoting_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +114,40 @@ def test_the_baseline_of_a_sweep_is_the_form_that_was_asked_first(tmp_path: Path
     assert baseline_of(at_once, "acre") == Form(name="acre", options={"budget": 0, "max_passages": 100_000}).label
     assert baseline_of([*best, row("acre", "a", "0", 1.0)], "acre") == "acre"
     assert baseline_of(best, "bm25") == "bm25"  # asked for by name: it is refused where it is not
+
+
+def test_a_baseline_stays_when_rows_are_added_and_each_setting_has_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = "acre,budget=64", "acre,budget=0"
+
+    def asked(system: str, time: str, window: int) -> Row:
+        plain = row("acre", "a", "0", 1.0)
+        run_of = replace(plain.run, system=system, window=window, options={"budget": int(system.split("=")[1])})
+        return replace(plain, run=run_of, where={**plain.where, **({"time": time} if time else {})})
+
+    def baselines(line: dict[str, Any]) -> list[str]:
+        return [each["baseline"] for each in line["summary"]["comparisons"]]
+
+    line, *_ = write(
+        [asked(second, "2026-02", 1024), asked(first, "2026-01", 1024)], "sweep-budget", folder, monkeypatch
+    )
+    assert baselines(line) == [first]
+    line, *_ = write(
+        [asked("acre,budget=8", "2026-03", 1024), asked(second, "2026-04", 2048)],
+        "sweep-budget",
+        folder,
+        monkeypatch,
+        "--keep",
+    )
+    assert baselines(line) == [first, second]
+
+    monkeypatch.setattr(sys, "argv", ["compared", "--name", "sweep-budget", "--keep"])
+    compared.main()  # drawn anew from what it holds
+    assert len(compared.earlier_rows(folder / "sweep-budget.jsonl")) == 4
+
+    untimed = [asked(second, "", 1024), asked(first, "2026-01", 1024)]
+    assert baseline_of(untimed, "acre") == second  # of a file that was written before times were kept
 
 
 def test_documents_show_costs_of_what_has_all_data_sets_and_name_the_retrieval(

@@ -101,13 +101,19 @@ def compare(rows: Iterable[Row], *, baseline: str = "acre") -> list[Comparison]:
     Raises:
         ConfigError: no setting has the baseline.
     """
+    settings = by_setting(rows)
+    labels = sorted({row.run.system for each in settings for row in each})
+    if baseline not in labels:
+        raise ConfigError(f"No rows of the baseline {baseline!r}; there are: {', '.join(labels)}. Use --baseline.")
+    return [_compared(each, baseline) for each in settings]
+
+
+def by_setting(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows that can be compared with one another: of one model (its very weights), type and window."""
     settings: dict[tuple[str, str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
         settings[row.run.model, row.run.weights, row.run.dtype, row.run.window].append(row)
-    labels = sorted({row.run.system for each in settings.values() for row in each})
-    if baseline not in labels:
-        raise ConfigError(f"No rows of the baseline {baseline!r}; there are: {', '.join(labels)}. Use --baseline.")
-    return [_compared(each, baseline) for each in settings.values()]
+    return list(settings.values())
 
 
 def of_one_setting(found: Sequence[Comparison]) -> Comparison:
