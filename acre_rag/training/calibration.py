@@ -78,7 +78,7 @@ def choose_heads(
 ) -> tuple[tuple[Head, ...], dict[str, Any]]:
     """Heads with most mass on the right passage, weighted equally; as many as rank it best.
 
-    Weights learned on top (greedy, listwise regression) did not help on other data: see benchmarks/LOG.md.
+    Weights learned on top (greedily) did not help on other data: see benchmarks/LOG.md.
 
     Raises:
         CalibrationError: no head puts anything on the right passages.
