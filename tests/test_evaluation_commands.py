@@ -97,13 +97,14 @@ def test_an_ablation_is_one_command(acre: Acre, model: str, tmp_path: Path) -> N
     assert "of several settings" in acre("ablate", *options, code=2)
 
 
-def test_a_sweep_is_one_command(acre: Acre, model: str, tmp_path: Path) -> None:
-    data, out, plot = write_data(tmp_path / "own.jsonl"), str(tmp_path / "out"), tmp_path / "budget.svg"
+@pytest.mark.parametrize(("option", "values"), [("budget", (0, 64)), ("interval", (8, 32))])
+def test_a_sweep_is_one_command(option: str, values: tuple[int, int], acre: Acre, model: str, tmp_path: Path) -> None:
+    data, out, plot = write_data(tmp_path / "own.jsonl"), str(tmp_path / "out"), tmp_path / "curve.svg"
     options = ["--model", model, "--data", f"own={data}", "--limit", "2", "--out", out, "--plot", str(plot)]
-    said = acre("sweep", "budget", "--values", "0,64", *options)
-    assert "budget 64" in said and "### Scores" in said
+    said = acre("sweep", option, "--values", ",".join(map(str, values)), *options)
+    assert f"{option} {values[1]}" in said and "### Scores" in said
     assert plot.read_bytes().startswith(b"<?xml")
-    assert {row.run.options["budget"] for row in read_rows([Path(out)])} == {0, 64}
+    assert {row.run.options[option] for row in read_rows([Path(out)])} == set(values)
 
 
 @pytest.mark.parametrize(

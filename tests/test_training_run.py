@@ -506,3 +506,19 @@ def test_shipped_settings_are_valid_and_known_by_name() -> None:
     assert all(name.endswith(stage) for name, stage in stages.items())
     with pytest.raises(ConfigError, match="one of: paper-stage1"):
         read_settings(Path("paper-stage9"))
+
+
+@pytest.mark.parametrize(
+    ("record", "config"),
+    [
+        ("smollm2-sft-300", "smollm2-sft"),
+        ("repeats-repeats", "smollm2-repeats-stage1"),
+        ("repeats-mixed", "smollm2-mixed-stage1"),
+        ("repeats-stage2", "smollm2-repeats-stage2"),
+    ],
+)
+def test_a_published_run_can_be_repeated_by_its_config(record: str, config: str) -> None:
+    results = Path(__file__).parent.parent / "benchmarks" / "results"
+    recorded = json.loads((results / f"training-{record}.json").read_text(encoding="utf-8"))["settings"]
+    settings = json.loads(json.dumps(read_settings(Path(config)).to_dict()))
+    assert {name: settings[name] for name in recorded} == recorded

@@ -15,9 +15,7 @@ from acre_rag.rope import Rope
 from acre_rag.training.layout import Layout
 
 
-def read_sequentially(
-    decoder: Decoder, l1: L1Parameters, embeds: Tensor, layout: Layout, *, detach: bool = False
-) -> Tensor:
+def read_sequentially(decoder: Decoder, l1: L1Parameters, embeds: Tensor, layout: Layout) -> Tensor:
     """Hidden states of all slots, one forward pass a step.
 
     Args:
@@ -25,7 +23,6 @@ def read_sequentially(
         l1: learned L1.
         embeds: `[T, hidden]`, input embeddings of all slots.
         layout: the steps, and what each of them sees.
-        detach: cut gradients between steps, as truncated backpropagation does.
 
     Returns:
         `[T, hidden]`, after the last norm.
@@ -46,8 +43,6 @@ def read_sequentially(
             )
         hidden.append(output.last_hidden_state[0])
         new = slots_of(past, len(step.seen))
-        if detach:
-            new = KV(new.keys.detach(), new.values.detach())
         done.append(KV(rope.unrotate(new.keys, len(step.seen)), new.values))
     return torch.cat(hidden)
 
