@@ -40,6 +40,7 @@ def main() -> None:
         rows = beside(rows, read_rows([options.fine_tuned]))
     if options.model:
         rows = [replace(row, run=replace(row.run, model=options.model)) for row in rows]
+    rows = [_publishable(row) for row in rows]
     comparisons = [
         found for alike in by_setting(rows) for found in compare(alike, baseline=baseline_of(alike, options.baseline))
     ]
@@ -55,6 +56,13 @@ def main() -> None:
     for number, comparison in enumerate(comparisons):
         picture_path(path, number).write_bytes(plots.svg_of(picture(options.name, comparison)))
     print(f"{len(lines)} rows in {path}")
+
+
+def _publishable(row: Row) -> Row:
+    """Errors name models by their files, which lie where they were measured."""
+    if not row.error:
+        return row
+    return replace(row, error={**row.error, "message": record.without_folders(str(row.error["message"]))})
 
 
 def baseline_of(rows: Sequence[Row], wanted: str) -> str:

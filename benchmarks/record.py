@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any
 from acre_rag.evaluation import circumstances as package
 
 RESULTS = Path(__file__).parent / "results"
+_FOLDERS = re.compile(r"(?<![\w/.:])/(?:[^\s/'\"]+/)+")  # absolute, so no address, no "and/or"
 _LOAD_AT_START = round(os.getloadavg()[0], 2)  # read on import, before the run's own load
 
 
@@ -32,6 +34,11 @@ def write(name: str, summary: dict[str, Any], rows: Iterable[dict[str, Any]] = (
         for record in [{"circumstances": circumstances(), "summary": summary}, *rows]:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return path
+
+
+def without_folders(text: str) -> str:
+    """Words in which files of the measuring machine keep their names alone."""
+    return _FOLDERS.sub("", text)
 
 
 def _without_folder(argument: str) -> str:

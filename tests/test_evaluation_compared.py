@@ -96,6 +96,15 @@ def test_new_rows_stand_beside_those_that_a_result_holds(folder: Path, monkeypat
     assert "evidence: 7-19" in page and "the harp" not in page  # a result file has spans, so its page has them, too
 
 
+def test_what_failed_names_no_folder_of_the_measuring_machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = "No adapter for '/home/me/model.gguf'; see https://a.org/b/c and/or [/R_Evidences]."
+    failed = replace(row("full", "a", "0", 0.0), error={"kind": "UnavailableError", "message": message})
+    _, *lines = write([*by_hand(), failed], "table1-hand", folder, monkeypatch)
+    told = [line["error"]["message"] for line in lines if line["error"]]
+    assert "No adapter for 'model.gguf'; see https://a.org/b/c and/or [/R_Evidences]." in told
+    assert not any("/home/me" in path.read_text(encoding="utf-8") for path in folder.iterdir())
+
+
 def test_a_large_page_tells_where_evidence_stands_instead_of_quoting_it(monkeypatch: pytest.MonkeyPatch) -> None:
     found = compare(by_hand())
     monkeypatch.setattr(compared, "_MOST_PAGE_BYTES", len(page_of(found).encode()) - 1)
