@@ -1,9 +1,9 @@
-"""How much of a document itself a memory carries: its last stride behind its own past, and behind another document's.
+"""How much of a document itself a memory carries: its last stride behind its own past, behind another's, and alone.
 
 python -m benchmarks.memory_content --data BOOKS --adapter stage1=shipped stage2=adapter.safetensors --name smollm2
 
-A stride gains from any text before it, so "loss falls" says little of memory. What is the document's own is the
-difference between the two pasts, for each memory as a share of full attention's; with paired standard errors over
+A stride gains from any text before it, and from its own L1 tokens with nothing before it, so "loss falls" says little of
+memory. What is the document's own is the difference between the two pasts, for each memory as a share of full attention's; with paired standard errors over
 documents. Books are those that training held out.
 """
 
@@ -21,6 +21,7 @@ from acre_rag.models import load_decoder
 from acre_rag.proxies.adapter import load_learned
 from acre_rag.training.held_out_loss import (
     after_another,
+    alone,
     everything,
     last_stride,
     learned_loss,
@@ -48,11 +49,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     others = of_other_books([example.id for example in examples])
     for number, example in enumerate(examples):
-        own, other = last_stride(lessons[number]), after_another(lessons[number], lessons[others[number]])
+        lesson, other = lessons[number], lessons[others[number]]
+        pasts = {"own": last_stride(lesson), "other": after_another(lesson, other), "alone": alone(lesson)}
         behind = examples[others[number]].id
-        row: dict[str, Any] = {"document": example.id, "behind": behind, "targets": len(own.targets)}
+        row: dict[str, Any] = {"document": example.id, "behind": behind, "targets": len(pasts["own"].targets)}
         for name, measure in measures.items():
-            row[name] = {"own": round(measure(own), 4), "other": round(measure(other), 4)}
+            row[name] = {past: round(measure(read), 4) for past, read in pasts.items()}
         rows.append(row)
         print(row, flush=True)
     summary = {
@@ -102,6 +104,7 @@ def _summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return {
         "own": round(statistics.mean(row[name]["own"] for row in rows), 4),
         "other": round(statistics.mean(row[name]["other"] for row in rows), 4),
+        "alone": round(statistics.mean(row[name]["alone"] for row in rows), 4),
         "content": round(statistics.mean(gains), 4),
         "standard_error": None if error is None else round(error, 4),
         "share_of_full": round(statistics.mean(gains) / full, 3),

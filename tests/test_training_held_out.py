@@ -17,6 +17,7 @@ from acre_rag.proxies.learned import L1Parameters
 from acre_rag.training.data.example import TrainingExample
 from acre_rag.training.held_out_loss import (
     after_another,
+    alone,
     everything,
     last_stride,
     learned_loss,
@@ -101,6 +102,25 @@ def test_the_last_stride_keeps_its_targets_behind_another_past() -> None:
     assert torch.equal(swapped.token_ids[: prefix + STRIDE], other.token_ids[: prefix + STRIDE])
     assert torch.equal(swapped.token_ids[prefix + STRIDE :], lesson.token_ids[n - STRIDE :])
     assert torch.equal(swapped.targets, lesson.targets)
+
+
+@pytest.mark.parametrize("text", [TEXT, TEXT[:-5]], ids=["whole blocks", "with a tail"])
+def test_alone_is_remembering_nothing(text: str) -> None:
+    decoder, lesson = tiny_decoder(), two_strides(text)
+    read = alone(lesson)
+    assert len(read.layout.steps) == 2, "prefix and one stride"
+    assert torch.equal(read.targets, lesson.targets)
+    assert remembered_loss(decoder, everything, read) == pytest.approx(
+        remembered_loss(decoder, nothing, lesson), abs=1e-5
+    )
+
+
+def test_alone_an_adapter_gives_the_l1_tokens_of_the_stride_itself() -> None:
+    decoder, lesson = tiny_decoder(), two_strides()
+    l1 = L1Parameters(decoder)
+    whole = learned_loss(decoder, l1, alone(lesson))
+    assert abs(whole - remembered_loss(decoder, nothing, lesson)) > 1e-3
+    assert abs(whole - learned_loss(decoder, l1, lesson)) > 1e-3
 
 
 def test_documents_of_different_lengths_cannot_change_places() -> None:

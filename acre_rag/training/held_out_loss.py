@@ -1,7 +1,8 @@
 """Next-token loss on later strides under different memories of the earlier ones; the same targets for all of them.
 
 How much of what full attention knows of a document's earlier strides passes through L1. Much of it is what any text
-before a stride gives, so another document's strides serve as control. Knows no files.
+before a stride gives, and some is no memory at all, so another document's strides and no past serve as controls. Knows
+no files.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from acre_rag.decoder import Decoder
 from acre_rag.errors import ConfigError
 from acre_rag.proxies.learned import L1Parameters
 from acre_rag.proxies.pooled import PooledProxy
+from acre_rag.training.layout import reading
 from acre_rag.training.lesson import Lesson
 from acre_rag.training.losses import next_token_loss
 from acre_rag.training.reader import NestedReader
@@ -87,6 +89,23 @@ def last_stride(lesson: Lesson) -> Lesson:
     """
     kept = lesson.slots >= lesson.layout.steps[-1].start
     return replace(lesson, slots=lesson.slots[kept], targets=lesson.targets[kept])
+
+
+def alone(lesson: Lesson) -> Lesson:
+    """The last stride as a document of its own, behind the prefix: what an adapter gains without remembering anything.
+
+    The L1 tokens of a stride help that stride's own tokens, too; this loss has their help and no past.
+
+    Args:
+        lesson: of stage 1.
+    """
+    layout, last = lesson.layout, last_stride(lesson)
+    start = layout.steps[-1].start
+    earlier = int(torch.searchsorted(layout.token_slots, start))
+    n_tokens = layout.n_tokens - earlier
+    whole = reading(n_prefix=layout.n_prefix, n_tokens=n_tokens, interval=layout.interval, stride=n_tokens)
+    token_ids = torch.cat([lesson.token_ids[: layout.n_prefix], lesson.token_ids[layout.n_prefix + earlier :]])
+    return Lesson(token_ids, whole, last.slots - start + layout.n_prefix, last.targets)
 
 
 def after_another(lesson: Lesson, other: Lesson) -> Lesson:

@@ -32,16 +32,16 @@ def content() -> str:
             continue
         summary = read[0]
         lines = [
-            f"| {name} | {each['own']:.3f} | {each['other']:.3f} | {each['content']:.3f} ± {each['standard_error']:.3f} | "
+            f"| {name} | {each['own']:.3f} | {each['other']:.3f} | {each['alone']:.3f} | {each['content']:.3f} ± {each['standard_error']:.3f} | "
             f"{100 * each['share_of_full']:.0f} % |"
             for name, each in summary["memories"].items()
         ]
         parts.append(
             f"**What of it is memory of the document** ({summary['model']}, interval {summary['interval']}): loss on the last "
             f"{summary['stride']} of {summary['tokens']:,} tokens behind the document's own past and behind another "
-            f"book's, {summary['documents']} documents with standard errors (`benchmarks/memory_content.py`).\n\n"
-            "| memory | own past | another's | the document's own | share of full attention's |\n|"
-            + " --- |" * 5
+            f"book's, and with no past at all, {summary['documents']} documents with standard errors (`benchmarks/memory_content.py`).\n\n"
+            "| memory | own past | another's | none | the document's own | share of full attention's |\n|"
+            + " --- |" * 6
             + "\n"
             + "\n".join(lines)
             + "\n"
