@@ -6,22 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from acre_rag.baselines.base import Setting
+from acre_rag.baselines.learned import learned_proxy
 from acre_rag.baselines.system import System
 from acre_rag.config import ACREConfig
 from acre_rag.decoder import Decoder
 from acre_rag.engine import ACRE
-from acre_rag.errors import AdapterError, CalibrationError, ConfigError, UnavailableError
+from acre_rag.errors import CalibrationError, ConfigError
 from acre_rag.heads import RetrievalHeads, load_heads, shipped_heads
-from acre_rag.proxies import LearnedProxy
-from acre_rag.proxies.adapter import SHIPPED, load_learned
-from acre_rag.proxies.learned import L1Parameters
-from acre_rag.proxies.start import untrained
 
 CHOICE = "consensus"
 """How a form chooses that does not say otherwise, as its title has it, also where the engine would prefer BM25."""
-
-UNTRAINED = "untrained"
-"""As an adapter: the L1 that training begins with, before its first step."""
 
 HEADS = ("calibrated", "mass", "none")
 """Whose attention chooses: the retrieval heads as calibrated (all alike), the same heads weighted by the attention that
@@ -51,7 +45,7 @@ def make_acre(
     """
     if adapter and not learned:
         raise ConfigError(f"adapter={adapter!r} means nothing to pooled L1: leave it out, or ask for learned L1.")
-    proxy = LearnedProxy(_learned(setting, adapter)) if learned else None
+    proxy = learned_proxy(setting, adapter) if learned else None
     return ACRE(
         setting.decoder,
         proxy=proxy,
@@ -72,21 +66,6 @@ def _weighted(heads: RetrievalHeads | None, wanted: str, decoder: Decoder) -> Re
         raise CalibrationError("This file of heads does not say what each put on the right passage: calibrate anew.")
     weighted = zip(known.heads, masses, strict=False)
     return replace(known, heads=tuple(replace(head, weight=float(mass)) for head, mass in weighted))
-
-
-def _learned(setting: Setting, adapter: str | None) -> L1Parameters:
-    named = adapter or setting.adapter
-    if named == UNTRAINED:
-        return untrained(setting.decoder, rank=1).to(setting.decoder.dtype)
-    try:
-        parameters = load_learned(named or SHIPPED, setting.decoder)
-    except AdapterError as error:
-        if named:
-            raise
-        raise UnavailableError(
-            f"Learned L1 needs an adapter for this model: name one with --adapter. ({error})"
-        ) from error
-    return parameters.to(setting.decoder.dtype)
 
 
 def _form(name: str, title: str, about: str, **options: Any) -> System:

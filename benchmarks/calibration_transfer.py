@@ -75,8 +75,7 @@ def _articles(options: argparse.Namespace) -> list[LocatedDocument]:
     items, texts = load(options.data / "longqa_dev")
     documents = []
     for doc_id, text in list(texts.items())[: options.documents]:
-        document = LocatedDocument(text, ())  # the places need its text alone
-        places = [(item["question"], answer_places(document, item)) for item in items if item["doc_id"] == doc_id]
+        places = [(item["question"], answer_places(text, item)) for item in items if item["doc_id"] == doc_id]
         located = [LocatedQuestion(question, *spans[0]) for question, spans in places if spans]
         short = _cut(LocatedDocument(text, tuple(located)), options.chars)
         chosen = random.Random(options.seed).sample(short.questions, min(options.questions, len(short.questions)))

@@ -19,16 +19,16 @@ def load(folder: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
     return read("squad_article.jsonl.gz"), texts
 
 
-def answer_places(document: Document, item: dict[str, Any]) -> list[tuple[int, int]]:
-    """Characters of each answer in the paragraph that the question was written for."""
-    low, high = _paragraph(document.text, item["paragraph"])
-    text = document.text.lower()
+def answer_places(whole: str, item: dict[str, Any]) -> list[tuple[int, int]]:
+    """Characters of each answer in the paragraph of the whole text that the question was written for."""
+    low, high = _paragraph(whole, item["paragraph"])
+    text = whole.lower()
     return [(at, at + len(a)) for a in item["answers"] if (at := text.find(a.lower(), low, high)) >= 0]
 
 
 def gold_passages(document: Document, item: dict[str, Any]) -> set[int]:
     """Numbers of the passages that hold an answer there."""
-    places = answer_places(document, item)
+    places = answer_places(document.text, item)
     return {i for i, p in enumerate(document.passages) if any(p.start < b and a < p.stop for a, b in places)}
 
 

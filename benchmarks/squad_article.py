@@ -64,7 +64,7 @@ def main() -> None:
 
 def _recall_row(acre: ACRE, document: Document, item: dict[str, Any]) -> dict[str, Any]:
     """Rank of the best right passage for each way of ranking, and whether the sources hold the answer."""
-    places = answer_places(document, item)
+    places = answer_places(document.text, item)
     gold = gold_passages(document, item)
     row: dict[str, Any] = {
         "id": item["id"],

@@ -520,8 +520,24 @@ def test_released_weights_are_learned_l1(tmp_path: Path) -> None:
     save_adapter(parameters, tmp_path / "memory.safetensors", decoder=decoder, intervals=(8, 128))
     memory = released_memory(_setting(), tmp_path / "memory.safetensors")
     pooled = ACREMemory(_setting())
-    assert (memory.about, pooled.about) == ("ACRE's compact layer", "ACRE's compact layer, untrained")
+    assert (memory.about, pooled.about) == ("ACRE's compact layer, trained", "ACRE's compact layer, untrained")
     learned, plain = (each.read(ROOMS, lambda *_: None).cache.l1.keys for each in (memory, pooled))
+    assert learned.shape == plain.shape and not torch.allclose(learned, plain)
+
+
+def test_a_learned_memory_is_of_the_adapter_that_was_named(tmp_path: Path) -> None:
+    decoder = tiny_decoder()
+    with pytest.raises(UnavailableError, match="Learned L1 needs an adapter for this model"):
+        make_system("memorag-learned", _setting(embedder="minilm"))
+    parameters = L1Parameters(decoder, rank=0)
+    with torch.no_grad():
+        for weight in parameters.parameters():
+            weight.add_(0.1)
+    save_adapter(parameters, tmp_path / "own.safetensors", decoder=decoder, intervals=(8, 128))
+    own = make_system("memorag-learned", _setting(embedder="minilm", adapter=str(tmp_path / "own.safetensors")))
+    untrained = make_system("memorag-acre", _setting(embedder="minilm"))
+    assert own.facts["memory"] == "ACRE's compact layer, trained"
+    learned, plain = (each.memory.read(ROOMS, lambda *_: None).cache.l1.keys for each in (own, untrained))
     assert learned.shape == plain.shape and not torch.allclose(learned, plain)
 
 

@@ -17,8 +17,8 @@ from conftest import tiny_decoder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
-from acre_rag.baselines.acre import UNTRAINED, _learned
 from acre_rag.baselines.base import Setting
+from acre_rag.baselines.learned import UNTRAINED, learned_proxy
 from acre_rag.cli import app
 from acre_rag.errors import AdapterError, ConfigError, DocumentError
 from acre_rag.models import load_decoder
@@ -312,7 +312,7 @@ def test_every_step_reaches_a_tracker(model: Path, texts: Path, tmp_path: Path) 
 def test_what_measurements_call_untrained_is_what_training_begins_with() -> None:
     decoder = tiny_decoder()
     first = begin(decoder, TrainingSettings())
-    measured = _learned(Setting(decoder=decoder, template=SHORT_ANSWER), UNTRAINED)
+    measured = learned_proxy(Setting(decoder=decoder, template=SHORT_ANSWER), UNTRAINED).parameters
     line_break = decoder.tokenizer("\n")["input_ids"]
     assert torch.equal(first.embedding, decoder.base.embed_tokens.weight[line_break].mean(dim=0))
     assert torch.equal(measured.embedding, first.embedding)

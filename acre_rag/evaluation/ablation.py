@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from acre_rag.baselines.acre import UNTRAINED
+from acre_rag.baselines.learned import UNTRAINED
 from acre_rag.evaluation.forms import Form
 from acre_rag.evaluation.rows import Row
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from acre_rag.baselines.base import Setting
+from acre_rag.baselines.learned import learned_proxy
 from acre_rag.baselines.options import check_options, option_names
 from acre_rag.baselines.rag.embedders import cached_folder
 from acre_rag.baselines.rag.memory import ACREMemory, FullMemory, GistMemory, Memory
@@ -15,7 +16,7 @@ from acre_rag.errors import ConfigError, UnavailableError
 from acre_rag.proxies import LearnedProxy
 from acre_rag.proxies.adapter import load_learned
 
-MemoryKind = Literal["gists", "full", "acre", "released"]
+MemoryKind = Literal["gists", "full", "acre", "learned", "released"]
 
 RELEASED = "TommyChien/memorag-qwen2-7b-inst"
 
@@ -24,15 +25,15 @@ def make_memory(setting: Setting, kind: MemoryKind, **options: Any) -> Memory[An
     """A memory by name.
 
     Args:
-        setting: model and window; the adapter for "released".
+        setting: model and window; the adapter for "learned" and "released".
         kind: "gists" (sums of stretches, as MemoRAG-Lite), "full" (the model's cache of the document, its middle left
-            out beyond the window), "acre" (the compact layer of an ACRE cache, untrained), "released" (MemoRAG's
-            trained memory).
+            out beyond the window), "acre" (the compact layer of an ACRE cache, untrained), "learned" (the
+            same with the setting's adapter, or the shipped one), "released" (MemoRAG's trained memory).
         options: of `GistMemory`; the others take `recall_tokens`.
 
     Raises:
         ConfigError: no such memory, or it has no such option.
-        UnavailableError: "released" without CUDA or weights.
+        UnavailableError: "learned" without an adapter, "released" without CUDA or weights.
     """
     if kind not in get_args(MemoryKind):
         raise ConfigError(f"memory={kind!r} is unknown: choose one of {', '.join(get_args(MemoryKind))}.")
@@ -40,10 +41,16 @@ def make_memory(setting: Setting, kind: MemoryKind, **options: Any) -> Memory[An
         "gists": GistMemory,
         "full": FullMemory,
         "acre": ACREMemory,
+        "learned": _learned,
         "released": _released,
     }
     check_options(f"memory={kind!r}", options, option_names(makers[kind]))
     return makers[kind](setting, **options)
+
+
+def _learned(setting: Setting, *, recall_tokens: int = RECALL_TOKENS) -> ACREMemory:
+    """The compact layer of an adapter of `acre train`."""
+    return ACREMemory(setting, learned_proxy(setting), recall_tokens=recall_tokens)
 
 
 def _released(setting: Setting, *, recall_tokens: int = RECALL_TOKENS) -> ACREMemory:

@@ -245,7 +245,7 @@ class ACREMemory(Memory[Document]):
 
     def __init__(self, setting: Setting, proxy: Proxy | None = None, *, recall_tokens: int = RECALL_TOKENS) -> None:
         super().__init__(setting, recall_tokens)
-        self.about = "ACRE's compact layer" if proxy else "ACRE's compact layer, untrained"
+        self.about = "ACRE's compact layer, trained" if proxy else "ACRE's compact layer, untrained"
         config = ACREConfig(window=setting.most_tokens, budget=0)
         first, *others = TASKS
         engine = ACRE(setting.decoder, proxy=proxy, config=config, template=first)

@@ -48,6 +48,13 @@ RETRIEVAL_SYSTEMS: tuple[System, ...] = (
         memory="acre",
     ),
     _system(
+        "memorag-learned",
+        "MemoRAG (learned ACRE memory)",
+        "memorag:make_memorag",
+        "clues from ACRE's compact layer as an adapter of acre train has it",
+        memory="learned",
+    ),
+    _system(
         "memorag-released",
         "MemoRAG (released memory)",
         "memorag:make_memorag",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.report.finding import again, answers, calibrated, finds, many
+from benchmarks.report.finding import again, answers, calibrated, evidence, finds, many
 from benchmarks.report.learned import content, stage1
 from benchmarks.report.running import beyond, faults, quantised, speed, storage
 from benchmarks.report.systems import tables
@@ -16,6 +16,7 @@ def rendered() -> dict[Path, str]:
     first = [tables("table1-qwen2.5-coder-0.5b"), finds(), speed(), beyond(), storage(), faults()]
     everything = [
         *map(tables, ("table1-*", "ablation-*", "sweep-*")),
+        evidence(),
         finds(),
         answers(),
         again(),

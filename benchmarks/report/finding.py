@@ -1,5 +1,6 @@
 """Whether the right passages are found, and how well it answers from them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import reading_again
@@ -58,6 +59,47 @@ def answers() -> str:
         "**Answers**, token F1 on the same documents, two passages refilled. So few questions that differences under "
         "about ten points are noise.\n\n" + table(("model (questions)", *columns.values()), rows)
     )
+
+
+def evidence() -> str:
+    """Recall of the right place by the sources of every committed row: budgets by intervals, then the tables' systems."""
+    rows = read_rows("evidence_recall")
+    if not rows:
+        return ""
+    parts = [
+        "**Did the sources hold the answer?** `squad_article`, 25 questions: share of questions whose answer stands, at the place "
+        "that was asked for, in what was refilled or read (`benchmarks/evidence_recall.py`, from the rows above). A source that "
+        "covers a third of the document finds a third by chance.\n"
+    ]
+    grids = [row for row in rows if {"budget", "interval"} <= row["options"].keys()]
+    for result in dict.fromkeys(row["result"] for row in grids):
+        mine = [row for row in grids if row["result"] == result]
+        budgets = sorted({row["options"]["budget"] for row in mine})
+        lines = [
+            f"| {name}, {interval} | "
+            + " | ".join(_recall_at(mine, name, interval, budget) for budget in budgets)
+            + " |"
+            for name, interval in sorted({(row["name"], row["options"]["interval"]) for row in mine})
+        ]
+        head = ("system, interval", *(f"eta = {budget:,}" for budget in budgets))
+        parts.append(f"{result}: recall (token F1).\n\n" + table(head, lines))
+    asked = [row for row in rows if row not in grids]
+    lines = [
+        f"| {row['result'].partition('-')[2]} | {_form_of(row)} | {row['recall']:.2f} | {row['covered']:.2f} | {row['f1']:.1f} |"
+        for row in sorted(asked, key=lambda row: (row["result"], -row["recall"], row["covered"]))
+    ]
+    head = ("result", "system", "recall", "share of the document", "token F1")
+    return "\n".join([*parts, table(head, lines)])
+
+
+def _recall_at(rows: Sequence[dict[str, Any]], name: str, interval: int, budget: int) -> str:
+    options = {"interval": interval, "budget": budget}
+    found = [row for row in rows if row["name"] == name and options.items() <= row["options"].items()]
+    return f"{found[0]['recall']:.2f} ({found[0]['f1']:.1f})" if found else ""
+
+
+def _form_of(row: dict[str, Any]) -> str:
+    return ",".join([row["name"], *(f"{option}={value}" for option, value in row["options"].items())])
 
 
 def again() -> str:
