@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import random
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from acre_rag.baselines.base import Setting
 from acre_rag.baselines.kv.base import KVBaseline
+from acre_rag.baselines.kv.minference import _patch
 from acre_rag.baselines.kv.offload import WaitingCache
 from acre_rag.baselines.prompted import token_ids
 from acre_rag.baselines.registry import SYSTEMS, make_system
@@ -236,6 +238,15 @@ def test_offloading_keeps_the_cache_in_host_memory_and_answers_as_full_context()
 def test_minference_refuses_without_cuda() -> None:
     with pytest.raises(UnavailableError, match=r"CUDA devices only.*on the CPU"):
         make_system("minference", Setting(decoder=tiny_decoder()))
+
+
+@pytest.mark.parametrize("module", [None, SimpleNamespace()], ids=["not installed", "of other releases"])
+def test_minference_refuses_where_its_library_cannot_be_imported(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "minference", module)
+    setting = Setting(decoder=tiny_decoder())
+    monkeypatch.setattr(Decoder, "device", torch.device("cuda"))
+    with pytest.raises(UnavailableError, match=r"'minference', which cannot be imported \(.*Error: .*Use 'full'"):
+        _patch(setting)
 
 
 def test_beacon_refuses_without_an_adapter() -> None:

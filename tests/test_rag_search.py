@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ def minilm() -> Embedder:
 
 
 @pytest.fixture(scope="module")
-def bge_m3(tmp_path_factory: pytest.TempPathFactory) -> BGEM3:
+def bge_m3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """BGE-M3's architecture with tiny random weights, in its published layout."""
     folder = tmp_path_factory.mktemp("m3")
     torch.manual_seed(0)
@@ -64,7 +65,12 @@ def bge_m3(tmp_path_factory: pytest.TempPathFactory) -> BGEM3:
     PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer().backend_tokenizer, **names).save_pretrained(folder)
     torch.save(torch.nn.Linear(32, 32).state_dict(), folder / "colbert_linear.pt")
     torch.save(torch.nn.Linear(32, 1).state_dict(), folder / "sparse_linear.pt")
-    found = load_embedder(str(folder), "cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bge_m3(bge_m3_folder: Path) -> BGEM3:
+    found = load_embedder(str(bge_m3_folder), "cpu")
     assert isinstance(found, BGEM3)
     return found
 
@@ -287,6 +293,19 @@ def test_without_bge_m3_the_small_model_says_so() -> None:
     assert named.facts["embedder"] == "all-MiniLM-L6-v2"
     with pytest.raises(UnavailableError, match="hf download BAAI/bge-m3"):
         dense_search(Setting(decoder=tiny_decoder(), embedder="bge-m3"))
+
+
+@pytest.mark.usefixtures("empty_hub")
+@pytest.mark.parametrize("name", [None, "bge-m3", "BAAI/bge-m3"])
+def test_bge_m3_is_found_in_the_hub_cache(name: str | None, bge_m3_folder: Path, tmp_path: Path) -> None:
+    cached = tmp_path / "models--BAAI--bge-m3"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc", encoding="utf-8")
+    shutil.copytree(bge_m3_folder, cached / "snapshots" / "abc")
+    search = dense_search(Setting(decoder=tiny_decoder(), embedder=name))
+    assert isinstance(search, DenseSearch) and isinstance(search.embedder, BGEM3)
+    assert search.facts["embedder"] == "BAAI/bge-m3"
+    assert FusedSearch(search.embedder, "all").facts["embedder"] == "BAAI/bge-m3"
 
 
 def test_a_fusion_needs_bge_m3() -> None:
