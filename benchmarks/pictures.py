@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from acre_rag.errors import ConfigError
 from acre_rag.evaluation import plots
 from acre_rag.evaluation.forms import title_of
 from acre_rag.evaluation.report import Comparison
@@ -28,11 +29,19 @@ def picture(name: str, comparison: Comparison) -> Any:
 
 
 def _curves(comparison: Comparison, option: str) -> list[tuple[str, list[tuple[float, Estimate]]]]:
-    """Average score by value, one curve for each form and each value of the other options."""
+    """Average score by value, one curve for each form and each value of the other options.
+
+    Raises:
+        ConfigError: a form was not asked with a value of that option.
+    """
     runs = {label: row.run for (_, _, label), row in comparison.rows.items()}
     curves: dict[str, list[tuple[float, Estimate]]] = {}
     for each in comparison.systems:
         run = runs[each.system]
+        if option not in run.options:
+            raise ConfigError(
+                f"{each.system} was asked without {option}=VALUE: call such a result table1-NAME instead."
+            )
         others = {name: value for name, value in run.options.items() if name not in (option, "max_passages")}
         if each.average:
             curves.setdefault(title_of(run.name, others), []).append((run.options[option], each.average))

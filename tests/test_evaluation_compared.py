@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from evaluation_case import BY_HAND, items, row, run
 
+from acre_rag.errors import ConfigError
 from acre_rag.evaluation.forms import Form
 from acre_rag.evaluation.report import compare
 from acre_rag.evaluation.rows import Row
@@ -157,6 +158,13 @@ def test_a_baseline_stays_when_rows_are_added_and_each_setting_has_its_own(
 
     untimed = [asked(second, "", 1024), asked(first, "2026-01", 1024)]
     assert baseline_of(untimed, "acre") == second  # of a file that was written before times were kept
+
+
+def test_a_sweep_of_a_form_without_the_option_is_refused_with_a_remedy(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="acre was asked without budget=VALUE: call such a result table1-NAME"):
+        write(by_hand(), "sweep-budget-hand", folder, monkeypatch)
 
 
 def test_documents_show_costs_of_what_has_all_data_sets_and_name_the_retrieval(
